@@ -1,0 +1,36 @@
+# Every target makes its own virtual environment. ARGS="..." hands more arguments on:
+#   make demo ARGS="--rate 500"       make test ARGS="tests/wire -k token"
+
+.PHONY: help demo test test-long check bench clean
+
+help:
+	@echo "make demo       a node, a simulated detector and two groups of readers, live"
+	@echo "make test       all tests that take less than some minutes, with the official clients"
+	@echo "make test-long  all tests"
+	@echo "make check      style, types, import contracts, sizes"
+	@echo "make bench      rates and delays, beside a raw socket"
+	@echo "make clean      remove environments and caches"
+
+demo:
+	@tools/setup run beamstream demo $(ARGS)
+
+test:
+	@tools/setup test pytest --doctest-modules -m "not long" $(or $(ARGS),src tests)
+
+test-long:
+	@tools/setup test pytest --doctest-modules $(or $(ARGS),src tests)
+
+check:
+	@tools/setup test ruff check src tests benchmarks tools
+	@tools/setup test ruff format --check src tests benchmarks tools
+	@tools/setup test mypy
+	@tools/setup test lint-imports
+	@tools/setup test python tools/check_sizes.py src tests benchmarks tools
+
+bench:
+	@tools/setup test python -m benchmarks $(ARGS)
+
+clean:
+	rm -rf .venv .venv-test build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+		.import_linter_cache
+	find src tests benchmarks tools -name __pycache__ -prune -exec rm -rf {} +

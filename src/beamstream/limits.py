@@ -1,0 +1,160 @@
+"""Every bound of the system, with its unit in its name and its reason.
+
+Limits are checked before memory is allocated. Reaching one is back-pressure or a typed error,
+never growth.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+GIB: Final = 1024 * MIB
+
+ID_MAX: Final = 2**63 - 1
+"""Ids are 1 … 2^63 - 1: what every database and every client language can hold."""
+
+NAME_NBYTES_MAX: Final = 1023
+"""Path of a message: the field of the ASAPO header has 1024 bytes with the closing NUL."""
+
+PATH_COMPONENT_NBYTES_MAX: Final = 255
+"""NAME_MAX of every file system in use."""
+
+STREAM_NBYTES_MAX: Final = 1023
+SOURCE_NBYTES_MAX: Final = 1023
+GROUP_NBYTES_MAX: Final = 1023
+"""Three times what ASAPO allows after escaping; the header field ends there anyway."""
+
+BEAMTIME_NBYTES_MAX: Final = 64
+"""A beamtime is a folder name and a file name; facilities use 8 to 10 characters."""
+
+CREDENTIALS_NBYTES_MAX: Final = 16 * KIB
+"""Login of a producer: names plus a token; tokens of 4 kB are in use."""
+
+TOKEN_NBYTES_MAX: Final = 8 * KIB
+"""A token of ours has 300 bytes; anything near this is an attack on the parser."""
+
+META_NBYTES_MAX: Final = 1 * MIB
+"""Metadata of one message: the largest headers of detectors have some 100 kB."""
+
+STREAM_META_NBYTES_MAX: Final = 8 * MIB
+"""Metadata of a stream or beamtime: a NeXus-like tree may be large."""
+
+META_DEPTH_MAX: Final = 32
+META_NODES_MAX: Final = 10_000
+"""Deeper or larger documents are not descriptions of a frame."""
+
+PAYLOAD_NBYTES_MAX: Final = 8 * GIB
+"""One message. A larger one is a file to be sent in parts."""
+
+DATASET_SIZE_MAX: Final = 65_536
+"""Substreams of one dataset: modules of a detector."""
+
+CONNECTIONS_MAX: Final = 1024
+"""Per door; each costs up to 256 KiB."""
+
+CONNECTIONS_PER_CLIENT_MAX: Final = 64
+"""Per token and instance: an official producer opens at most 32."""
+
+PRODUCER_CONNECTIONS_MAX: Final = 32
+"""What discovery tells producers as MaxConnections, as the original does."""
+
+STAGING_NBYTES: Final = 64 * KIB
+"""Receive buffer of a connection: headers, metadata and small payloads pass through it."""
+
+DIRECT_NBYTES_MIN: Final = 32 * KIB
+"""Payloads from this size on are received straight into their slot; below, one copy is cheaper."""
+
+HTTP_LINE_NBYTES_MAX: Final = 16 * KIB
+"""Request line: stream names of 1 kB, percent-escaped, and a token."""
+
+HTTP_HEAD_NBYTES_MAX: Final = 32 * KIB
+HTTP_BODY_NBYTES_MAX: Final = 64 * KIB
+"""Bodies of ASAPO's HTTP requests are queries and tokens."""
+
+QUERY_NBYTES_MAX: Final = 16 * KIB
+QUERY_SECONDS_MAX: Final = 1.0
+QUERY_ROWS_MAX: Final = 10_000
+QUERIES_AT_ONCE_MAX: Final = 2
+"""A search must not freeze the node: decision 23."""
+
+LOGIN_SECONDS_MAX: Final = 10.0
+"""From connecting to the end of the login."""
+
+STALL_SECONDS_MAX: Final = 30.0
+"""A peer that stops in the middle of a message or of reading a reply is cut off."""
+
+CACHE_WAIT_SECONDS_MAX: Final = 30.0
+"""A connection waits this long for room in the cache, then the producer is told to try again."""
+
+HOLD_SECONDS: Final = 0.1
+"""An empty `next` of a client known to wait is held open this long."""
+
+SLOTS_MAX: Final = 131_072
+"""Payloads in the cache at once: a slot costs some 400 bytes of bookkeeping (50 MB in all)."""
+
+CACHE_NBYTES_MIN: Final = 16 * MIB
+CACHE_ARENAS: Final = 8
+"""The cache is made of this many arenas; the largest payload it takes fills one of them."""
+
+NODE_OVERHEAD_NBYTES: Final = 150 * MIB
+"""What a node may use beside its cache and its connections."""
+
+RECENT_RECORDS_MAX: Final = 8_192
+RECENT_NBYTES_MAX: Final = 32 * MIB
+"""Records kept decoded for readers that are near the end of a stream."""
+
+UNACKNOWLEDGED_IDS_MAX: Final = 500_000
+"""One answer to `nacks`: below 10 MB."""
+
+EARLY_ACKS_MAX: Final = 10_000
+"""Acknowledgements of ids that do not exist (yet), per group and stream."""
+
+LEASE_SECONDS_MAX: Final = 7 * 24 * 3600.0
+"""Longest delay of a resend or negative acknowledgement."""
+
+TOKEN_DAYS_MAX: Final = 366
+FOLDER_TOKEN_SECONDS: Final = 600
+TOKEN_LEEWAY_SECONDS: Final = 30
+"""Clock differences between the machine that made a token and this one."""
+
+GROUP_IDLE_DAYS: Final = 30
+"""A group that nobody used for this long is forgotten."""
+
+EDGES_MAX: Final = 4_096
+CLIENTS_MAX: Final = 4_096
+"""Rows of the tables of live producers, members and edges."""
+
+DISK_RESERVE_NBYTES_MIN: Final = 64 * MIB
+"""Kept free for records and positions when payloads fill the disk."""
+
+VIEWS_MAX: Final = 20_000
+"""Streams in use before idle ones are forgotten (they are read again when needed)."""
+
+WAL_CHECKPOINT_NBYTES: Final = 16 * MIB
+"""A catalog's log is copied into its file from this size on …"""
+
+WAL_RESTART_NBYTES: Final = 256 * MIB
+"""… and begun anew from this size on, for which commits must wait a moment."""
+
+FILE_THREADS: Final = 8
+"""Payload files written at once."""
+
+FOLDER_NOTES_MAX: Final = 100_000
+"""Folders remembered as noted; beyond, they are noted again."""
+
+ORPHANS_LISTED_MAX: Final = 1_000
+"""Files without a record that are named in the log at start; the rest is counted."""
+
+GROUPS_PER_STREAM_MAX: Final = 4_096
+"""Groups of one stream in memory; those without leases are read again when needed."""
+
+DRAIN_SECONDS_MAX: Final = 10.0
+"""A node that stops waits this long for requests that are under way."""
+
+HTTP_PIPELINED_MAX: Final = 64
+"""Requests that a client may send ahead of their answers."""
+
+BACKLOG: Final = 1024
+"""Connections that may wait to be accepted."""

@@ -1,0 +1,242 @@
+"""Group commit: what arrives together is recorded together, and answered at its level.
+
+Operations that need no disk (levels `cache` and `os`: their transaction is in the kernel's hands
+when `apply` returns) are applied on the event loop, all that one turn of it has collected in one
+transaction. Operations that need the disk go to one thread, which syncs folders, applies, syncs
+the log, and begins again with what has come meanwhile. Neither waits for a timer; the loop never
+waits for a disk, and never for the thread: if that holds the catalog just now, the loop's batch
+goes a moment later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterable, Sequence
+
+from beamstream import limits
+from beamstream.errors import Error, StorageError
+from beamstream.store.catalog import Catalog, Op, Result
+from beamstream.store.files import sync_folders
+
+Done = Callable[[Sequence[Result] | Error], None]
+"""Called on the event loop with one result per operation, or with what prevented them all."""
+
+
+class Batch:
+    """Operations of one caller, with what must be synced before them."""
+
+    __slots__ = ("beamtime", "done", "folders", "ops", "outcome")
+
+    def __init__(self, beamtime: str, ops: Sequence[Op], done: Done, folders: list[int]) -> None:
+        self.beamtime = beamtime
+        self.ops = ops
+        self.done = done
+        self.folders = folders
+        self.outcome: Sequence[Result] | Error = ()
+
+
+class Commits:
+    """The one way into the catalog.
+
+    Parameters
+    ----------
+    catalog : behind it.
+    write_behind : returns operations of a beamtime that may go with any commit.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        loop: asyncio.AbstractEventLoop,
+        write_behind: Callable[[str], list[Op]],
+    ) -> None:
+        self._catalog = catalog
+        self._loop = loop
+        self._write_behind = write_behind
+        self._lock = threading.Lock()
+        self._blocked = False
+        self._open: dict[str, list[Batch]] = {}
+        self._scheduled = False
+        self._wanted = threading.Condition()
+        self._synced: list[Batch] = []
+        self._closing = False
+        self._restart: set[str] = set()
+        self._thread = threading.Thread(target=self._run, name="catalog", daemon=True)
+        self._thread.start()
+
+    def submit(self, beamtime: str, ops: Sequence[Op], done: Done) -> None:
+        """Apply with the next commit; `done` when a killed process would not lose it."""
+        self._open.setdefault(beamtime, []).append(Batch(beamtime, ops, done, []))
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def submit_synced(
+        self, beamtime: str, ops: Sequence[Op], done: Done, folders: Iterable[int] = ()
+    ) -> None:
+        """Sync folders, apply, sync the log; `done` when a power cut would not lose it.
+
+        May be called from any thread. Takes over the folders' descriptors.
+        """
+        with self._wanted:
+            self._synced.append(Batch(beamtime, ops, done, list(folders)))
+            self._wanted.notify()
+
+    def restart_wal(self, beamtime: str) -> None:
+        """Begin the catalog's log anew, between two commits."""
+        with self._wanted:
+            self._restart.add(beamtime)
+            self._wanted.notify()
+
+    def flush(self) -> None:
+        """Apply what is waiting on the loop now."""
+        with self._lock:
+            batches = self._apply_open()
+        _deliver(batches)
+
+    def close(self) -> None:
+        """Finish everything that was submitted; nothing may be submitted any more."""
+        self.flush()
+        with self._wanted:
+            self._closing = True
+            self._wanted.notify()
+        self._thread.join()
+
+    # ------------------------------------------------------------------ on the loop
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        if not self._lock.acquire(blocking=False):
+            # The thread calls again when it lets the catalog go.
+            self._blocked = True
+            if not self._lock.acquire(blocking=False):
+                return
+            self._blocked = False
+        try:
+            batches = self._apply_open()
+        finally:
+            self._lock.release()
+        _deliver(batches)
+
+    def _apply_open(self) -> list[Batch]:
+        waiting, self._open = self._open, {}
+        for beamtime, batches in waiting.items():
+            self._apply(beamtime, batches, self._write_behind(beamtime))
+        return [batch for batches in waiting.values() for batch in batches]
+
+    def _apply(self, beamtime: str, batches: list[Batch], extra: Sequence[Op] = ()) -> None:
+        ops = [op for batch in batches for op in batch.ops]
+        ops.extend(extra)
+        if not ops:
+            return
+        try:
+            results = self._catalog.apply(beamtime, ops)
+        except Error as error:
+            for batch in batches:
+                batch.outcome = error
+            return
+        if len(batches) == 1:
+            batches[0].outcome = results[: len(batches[0].ops)]
+            return
+        start = 0
+        for batch in batches:
+            end = start + len(batch.ops)
+            batch.outcome = results[start:end]
+            start = end
+
+    # ------------------------------------------------------------------ in the thread
+
+    def _run(self) -> None:
+        while True:
+            with self._wanted:
+                while not (self._synced or self._restart or self._closing):
+                    self._wanted.wait()
+                batches, self._synced = self._synced, []
+                restart, self._restart = self._restart, set()
+                if self._closing and not batches:
+                    return
+            if batches:
+                self._commit(batches)
+            for beamtime in restart:
+                self._restart_wal(beamtime)
+
+    def _commit(self, batches: list[Batch]) -> None:
+        good = self._sync_folders(batches)
+        by_beamtime: dict[str, list[Batch]] = {}
+        for batch in good:
+            by_beamtime.setdefault(batch.beamtime, []).append(batch)
+        with self._lock:
+            for beamtime, group in by_beamtime.items():
+                self._apply(beamtime, group)
+        self._let_go()
+        for beamtime, group in by_beamtime.items():
+            try:
+                self._catalog.sync(beamtime)
+            except Error as error:
+                for batch in group:
+                    batch.outcome = error
+        self._loop.call_soon_threadsafe(_deliver, batches)
+
+    def _sync_folders(self, batches: list[Batch]) -> list[Batch]:
+        folders = [fd for batch in batches for fd in batch.folders]
+        if folders:
+            try:
+                sync_folders(folders)
+            except StorageError as error:
+                for batch in batches:
+                    if batch.folders:
+                        batch.outcome = error
+                return [batch for batch in batches if not batch.folders]
+        return batches
+
+    def _restart_wal(self, beamtime: str) -> None:
+        try:
+            with self._lock:
+                self._catalog.restart_wal(beamtime)
+        except Error:
+            # The log stays long; the next round tries again.
+            pass
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._blocked:
+            self._blocked = False
+            self._loop.call_soon_threadsafe(self._flush)
+
+
+def _deliver(batches: list[Batch]) -> None:
+    for batch in batches:
+        batch.done(batch.outcome)
+
+
+class Maintenance:
+    """Keeps the catalogs' logs short, from a thread of its own."""
+
+    def __init__(self, catalog: Catalog, commits: Commits, period_s: float = 1.0) -> None:
+        self._catalog = catalog
+        self._commits = commits
+        self._period_s = period_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._period_s):
+            for beamtime in self._catalog.opened():
+                try:
+                    self.look_after(beamtime)
+                except Error:
+                    # A failed checkpoint loses nothing: the log is still there.
+                    continue
+
+    def look_after(self, beamtime: str) -> None:
+        nbytes = self._catalog.wal_nbytes(beamtime)
+        if nbytes > limits.WAL_CHECKPOINT_NBYTES:
+            self._catalog.checkpoint(beamtime)
+        if nbytes > limits.WAL_RESTART_NBYTES:
+            self._commits.restart_wal(beamtime)

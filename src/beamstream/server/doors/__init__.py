@@ -1,0 +1,1 @@
+"""Doors: sockets on one side, the meaning of requests on the other."""

@@ -1,0 +1,57 @@
+"""How many connections a door takes: in all, and of one instance of one token."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Protocol
+
+from beamstream import limits
+
+
+class Connection(Protocol):
+    """What a door needs of a connection when the node stops."""
+
+    def stop(self) -> None: ...
+
+
+class Admission:
+    """The connections of one door."""
+
+    def __init__(
+        self,
+        connections_max: int = limits.CONNECTIONS_MAX,
+        per_member_max: int = limits.CONNECTIONS_PER_CLIENT_MAX,
+    ) -> None:
+        self._connections_max = connections_max
+        self._per_member_max = per_member_max
+        self._connections: set[Connection] = set()
+        self._members: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._connections)
+
+    def enter(self, connection: Connection) -> bool:
+        """Take a new connection, if there is room."""
+        if len(self._connections) >= self._connections_max:
+            return False
+        self._connections.add(connection)
+        return True
+
+    def join(self, member: str) -> bool:
+        """Count a connection for a token and instance, if it may have one more."""
+        if self._members[member] >= self._per_member_max:
+            return False
+        self._members[member] += 1
+        return True
+
+    def leave(self, connection: Connection, member: str = "") -> None:
+        self._connections.discard(connection)
+        if member:
+            self._members[member] -= 1
+            if not self._members[member]:
+                del self._members[member]
+
+    def stop(self) -> None:
+        """Ask all connections to end."""
+        for connection in tuple(self._connections):
+            connection.stop()

@@ -1,0 +1,60 @@
+"""The front door: what a connection to the HTTP port asks for decides who answers it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from beamstream._version import __version__
+from beamstream.server.doors.asapo_http import AsapoHandler
+from beamstream.server.doors.http import HttpConnection, HttpRequest
+from beamstream.server.doors.services import Services
+from beamstream.wire.asapo.routes import SUPPORTED_PROTOCOLS, is_asapo
+
+WELL_KNOWN = b"/.well-known/beamstream"
+
+_HELLO = b"""This is a Beamstream node. Programs for ASAPO use this address as their endpoint.
+What else it offers: /.well-known/beamstream
+"""
+
+
+class FrontHandler:
+    """Answers the requests of one HTTP connection, or lets ASAPO's handler do it."""
+
+    def __init__(self, services: Services, searches: asyncio.Semaphore) -> None:
+        self._services = services
+        self._asapo = AsapoHandler(services, searches)
+
+    def handle(self, connection: HttpConnection, request: HttpRequest) -> None:
+        if is_asapo(request.target):
+            self._asapo.handle(connection, request)
+            return
+        path = request.target.partition(b"?")[0]
+        if request.method != b"GET":
+            connection.reply(405, b"only GET is answered here")
+        elif path == WELL_KNOWN:
+            connection.reply(200, msgspec.json.encode(self._document()), "application/json")
+        elif path == b"/":
+            connection.reply(200, _HELLO)
+        else:
+            connection.reply(404, b"there is nothing at this address; see " + WELL_KNOWN)
+
+    def gone(self) -> None:
+        self._asapo.gone()
+
+    def _document(self) -> dict[str, object]:
+        ports = self._services.ports
+        return {
+            "product": "beamstream",
+            "version": __version__,
+            "tls": False,
+            "doors": {
+                "asapo": {
+                    "http": ports["http"],
+                    "ingest": ports["ingest"],
+                    "data": ports["data"],
+                    "protocols": list(SUPPORTED_PROTOCOLS),
+                }
+            },
+        }

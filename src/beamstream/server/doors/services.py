@@ -1,0 +1,112 @@
+"""What the doors of a node share: the meaning of requests, and who may make them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+
+from beamstream.errors import Error
+from beamstream.model import StreamInfo, check_label
+from beamstream.server.auth import Authorizer
+from beamstream.server.beamtimes import Beamtimes
+from beamstream.server.delivery import Deliveries
+from beamstream.server.ingest import Ingest
+from beamstream.server.reads import Reads
+from beamstream.server.roots import Roots
+from beamstream.server.stats import Stats
+from beamstream.server.streams import Streams, View
+from beamstream.store import catalog as ops
+from beamstream.store.cache import Cache
+from beamstream.store.catalog import Catalog
+
+
+class Services:
+    """Built once by the node, handed to every door.
+
+    Parameters
+    ----------
+    advertise : host that clients are told instead of the one they asked; empty for none.
+    """
+
+    no_stream = StreamInfo(no=0, source="", name="")
+
+    def __init__(
+        self,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        authorizer: Authorizer,
+        beamtimes: Beamtimes,
+        catalog: Catalog,
+        cache: Cache,
+        streams: Streams,
+        ingest: Ingest,
+        deliveries: Deliveries,
+        reads: Reads,
+        roots: Roots,
+        stats: Stats,
+        threads: Executor,
+        advertise: str,
+    ) -> None:
+        self.loop = loop
+        self.authorizer = authorizer
+        self.beamtimes = beamtimes
+        self.catalog = catalog
+        self.cache = cache
+        self.streams = streams
+        self.ingest = ingest
+        self.deliveries = deliveries
+        self.reads = reads
+        self.roots = roots
+        self.stats = stats
+        self.threads = threads
+        self.advertise = advertise
+        self.stopping = False
+        self.ports: dict[str, int] = {}
+        """Name of a door -> its port, once it listens."""
+
+    @staticmethod
+    def check_source(source: str) -> None:
+        check_label("source", source)
+
+    @staticmethod
+    def check_stream(stream: str) -> None:
+        check_label("stream", stream)
+
+    def delete_stream(
+        self, view: View, *, with_meta: bool, done: Callable[[Error | None], None]
+    ) -> None:
+        """Delete a stream; `done` with NotFound if there is none."""
+
+        def ended(outcome: Sequence[ops.Result] | Error) -> None:
+            view.busy -= 1
+            result = outcome if isinstance(outcome, Error) else outcome[0]
+            if isinstance(result, Error):
+                done(result)
+            elif isinstance(result, ops.Refused):
+                done(result.error)
+            else:
+                self.streams.forget(view)
+                done(None)
+
+        view.busy += 1
+        op = ops.DeleteStream(view.source, view.name, with_meta)
+        self.ingest.submit_safe(view.beamtime, (op,), ended)
+
+    def persist(self, view: View, done: Callable[[Error | None], None]) -> None:
+        """Keep a stream when others are purged."""
+
+        def ended(outcome: Sequence[ops.Result] | Error) -> None:
+            view.busy -= 1
+            result = outcome if isinstance(outcome, Error) else outcome[0]
+            if isinstance(result, ops.Refused):
+                result = result.error
+            view.persistent = view.persistent or not isinstance(result, Error)
+            done(result if isinstance(result, Error) else None)
+
+        view.busy += 1
+        self.ingest.submit_safe(view.beamtime, (ops.Persist(view.source, view.name),), ended)
+
+    def room(self) -> None:
+        """A payload was unpinned: producers may be waiting for its memory."""
+        self.ingest.room()

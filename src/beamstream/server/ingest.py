@@ -1,0 +1,745 @@
+"""What a put means: checks, reservation, payload, file, record, answer. No sockets.
+
+A door asks `Ingest.begin` with the header of a message; the answer is a `Put` that tells where the
+payload is to be received, or `Wait` (try again when called), or an error. When the payload is
+there it calls `Put.complete`, which answers through a callback when the message is visible at its
+level. Ids and paths are reserved from `begin` on: a second send of either waits for the first to
+end and is then a duplicate or a conflict, so nothing is written twice and nothing over another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+
+import msgspec
+import xxhash
+
+from beamstream import limits
+from beamstream.errors import (
+    BadInput,
+    BadName,
+    Error,
+    IdConflict,
+    NoSpace,
+    StreamFinished,
+    TooLarge,
+)
+from beamstream.model import (
+    NO_META,
+    Dataset,
+    Level,
+    Place,
+    Record,
+    Root,
+    Who,
+    check_label,
+    check_metadata,
+    check_path,
+)
+from beamstream.server.beamtimes import BeamtimeFolders
+from beamstream.server.commits import Commits
+from beamstream.server.roots import Roots
+from beamstream.server.stats import Stats
+from beamstream.server.streams import Streams, View
+from beamstream.store import catalog as ops
+from beamstream.store.cache import Cache, Slot
+from beamstream.store.files import CHUNK_NBYTES, NewFile, digest_of, write_file
+
+_DATA, _META_ONLY, _FILE, _RECORD, _TO_CORE = 1, 2, 4, 8, 16
+
+_HASH_INLINE_NBYTES = limits.MIB
+"""Hashing this much takes less time than handing it to a thread and back."""
+
+
+class Message(msgspec.Struct, frozen=True, gc=False):
+    """Header of a message as a door hands it in.
+
+    Parameters
+    ----------
+    id : 0 for an automatic one.
+    substream, expected : of a dataset; 0 for a single message.
+    size : nbytes that the producer says.
+    mode : bits of ASAPO's ingest mode (protocol section 5.6).
+    meta : JSON text; empty for none.
+    """
+
+    source: str
+    stream: str
+    id: int
+    name: str
+    size: int
+    mode: int
+    meta: bytes
+    substream: int = 0
+    expected: int = 0
+
+
+class Producer(msgspec.Struct, frozen=True):
+    """Who sends: the beamtime it was let into, and the kind of its files."""
+
+    folders: BeamtimeFolders
+    source: str
+    raw: bool
+    who: Who
+
+    @property
+    def beamtime(self) -> str:
+        return self.folders.beamtime
+
+
+class Answer(msgspec.Struct, frozen=True, gc=False):
+    """A message was taken; `duplicate` when it had been before. `error` when it was not."""
+
+    id: int = 0
+    duplicate: bool = False
+    error: Error | None = None
+
+
+Reply = Callable[[Answer], None]
+
+
+class Wait:
+    """The message cannot be taken now; `resume` will be called when it is worth trying again."""
+
+
+WAIT = Wait()
+
+
+class Put:
+    """One message that is being received.
+
+    `memory` is where the next part of its payload goes; None when no payload follows. When it is
+    full, `filled` gives the next one (or None, and calls `more` later), and at the end `complete`
+    is called; `abort` if the peer goes away.
+    """
+
+    __slots__ = (
+        "_digest",
+        "_ingest",
+        "_stream_file",
+        "arrived_ns",
+        "existing",
+        "key",
+        "memory",
+        "message",
+        "path_key",
+        "producer",
+        "reply",
+        "root",
+        "slot",
+        "view",
+    )
+
+    def __init__(self, ingest: Ingest, producer: Producer, message: Message, view: View) -> None:
+        self._ingest = ingest
+        self.producer = producer
+        self.message = message
+        self.view = view
+        self.slot: Slot | None = None
+        self.memory: memoryview | None = None
+        self.key: tuple[View, int, int] | None = None
+        self.path_key: tuple[str, int, str] | None = None
+        self.existing = False
+        self.root = Root.CORE
+        self.arrived_ns = 0
+        self.reply: Reply | None = None
+        self._digest = b""
+        self._stream_file: _StreamedFile | None = None
+
+    def filled(self, more: Callable[[memoryview], None]) -> None:
+        """The memory is full and more follows; `more` is called with the next memory."""
+        assert self._stream_file is not None
+        self._stream_file.filled(more)
+
+    def complete(self, reply: Reply) -> None:
+        """The payload is there; `reply` is called once, on the event loop."""
+        self.arrived_ns = time.time_ns()
+        self.reply = reply
+        self._ingest.received(self)
+
+    def abort(self) -> None:
+        """The payload will not come: leave nothing behind."""
+        if self._stream_file is not None:
+            self._stream_file.abort()
+        else:
+            self._ingest.release(self)
+
+
+class Ingest:
+    """Takes messages for all doors.
+
+    Parameters
+    ----------
+    durability : the level of messages that are stored as files.
+    threads : where files are written.
+    """
+
+    def __init__(
+        self,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        streams: Streams,
+        commits: Commits,
+        cache: Cache,
+        roots: Roots,
+        stats: Stats,
+        threads: Executor,
+        durability: Level,
+        node: int,
+        boot: int,
+    ) -> None:
+        self._loop = loop
+        self._streams = streams
+        self._commits = commits
+        self._cache = cache
+        self._roots = roots
+        self._stats = stats
+        self._threads = threads
+        self._durability = durability
+        self._node = node
+        self._boot = boot
+        self._reserved: dict[object, list[Callable[[], None]]] = {}
+        self._for_room: deque[Callable[[], None]] = deque()
+        self.under_way = 0
+
+    # ------------------------------------------------------------------ beginning
+
+    def begin(
+        self, producer: Producer, message: Message, nbytes: int, resume: Callable[[], None]
+    ) -> Put | Wait:
+        """Take the header of a message whose payload of `nbytes` follows.
+
+        Raises
+        ------
+        BadInput, Conflict, NoSpace : the message is refused; its payload is to be dropped.
+        """
+        check_message(producer, message, nbytes)
+        view = self._streams.view(producer.beamtime, message.source, message.stream)
+        if view.finished and message.id > view.last_id and message.mode & (_RECORD | _META_ONLY):
+            raise StreamFinished(
+                f"stream {view.name!r} ends with id {view.last_id}; {message.id} is not taken"
+            )
+        put = Put(self, producer, message, view)
+        if message.id:
+            put.key = (view, message.id, message.substream)
+        stores = bool(message.mode & _FILE)
+        if stores:
+            put.root = producer.folders.place(
+                raw=producer.raw, to_core=bool(message.mode & _TO_CORE)
+            )
+            put.path_key = (producer.beamtime, put.root, message.name)
+        for key in (put.key, put.path_key):
+            if key is not None and key in self._reserved:
+                self._reserved[key].append(resume)
+                return WAIT
+        if stores:
+            put.existing = self._exists(put)
+        if nbytes and not self._allocate(put, nbytes):
+            self._for_room.append(resume)
+            return WAIT
+        for key in (put.key, put.path_key):
+            if key is not None:
+                self._reserved[key] = []
+        view.busy += 1
+        self.under_way += 1
+        return put
+
+    def give_up(self, resume: Callable[[], None]) -> None:
+        """Nobody waits with this `resume` any more."""
+        if resume in self._for_room:
+            self._for_room.remove(resume)
+        for waiting in self._reserved.values():
+            if resume in waiting:
+                waiting.remove(resume)
+
+    def _exists(self, put: Put) -> bool:
+        """There is a message of this id: its payload is compared, not written."""
+        if not put.message.id or put.message.id > put.view.max_id:
+            return False
+        item = self._streams.item_by_id(put.view, put.message.id)
+        if isinstance(item, Dataset):
+            return any(part.substream == put.message.substream for part in item.parts)
+        return item is not None
+
+    def _allocate(self, put: Put, nbytes: int) -> bool:
+        """Give the put memory for its payload; False when there is none just now."""
+        stores = bool(put.message.mode & _FILE)
+        if stores and not put.existing:
+            self._roots.check_space(put.producer.folders, put.root, nbytes)
+        if nbytes > self._cache.payload_nbytes_max:
+            if not stores:
+                raise TooLarge(
+                    f"a message of {nbytes} bytes is larger than what the cache takes "
+                    f"({self._cache.payload_nbytes_max})",
+                    hint="send it to be stored as a file, or start the node with a larger --cache",
+                )
+            window = self._cache.allocate(put.producer.beamtime, _StreamedFile.WINDOW_NBYTES)
+            if window is None:
+                return False
+            put.slot = window
+            put._stream_file = _StreamedFile(self, put, self._cache.view(window), nbytes)
+            put.memory = put._stream_file.first()
+            return True
+        put.slot = self._cache.allocate(put.producer.beamtime, nbytes)
+        if put.slot is None:
+            return False
+        put.memory = self._cache.view(put.slot)
+        return True
+
+    # ------------------------------------------------------------------ the payload is there
+
+    def received(self, put: Put) -> None:
+        mode = put.message.mode
+        if put._stream_file is not None:
+            put._stream_file.finish()
+        elif mode & _FILE and not put.existing:
+            self._threads.submit(self._write, put)
+        elif put.memory is None:
+            self._record(put, b"")
+        elif put.memory.nbytes <= _HASH_INLINE_NBYTES:
+            self._record(put, digest_of(put.memory))
+        else:
+            self._threads.submit(self._hash, put, put.memory)
+
+    def _hash(self, put: Put, memory: memoryview) -> None:
+        digest = digest_of(memory)
+        self._loop.call_soon_threadsafe(self._record, put, digest)
+
+    def _write(self, put: Put) -> None:
+        """In a thread: write the file, then record it."""
+        assert put.memory is not None
+        try:
+            root = self._roots.folder(put.producer.folders, put.root, put.message.name)
+            digest, folder = write_file(root, put.message.name, put.memory, sync=self._syncs)
+        except Error as error:
+            self._loop.call_soon_threadsafe(self._refuse, put, error)
+            return
+        self.written(put, digest, folder)
+
+    def written(self, put: Put, digest: bytes, folder: int) -> None:
+        """In a thread: the file has its name; `folder` is the descriptor of its folder."""
+        records = put.message.mode & _RECORD
+        if self._syncs:
+            put._digest = digest
+            self._commits.submit_synced(
+                put.view.beamtime,
+                [self._op(put, digest)] if records else (),
+                lambda outcome: self._recorded(put, outcome),
+                [folder],
+            )
+            return
+        os.close(folder)
+        self._loop.call_soon_threadsafe(self._record if records else self._end, put, digest)
+
+    def failed(self, put: Put, error: Error) -> None:
+        """In a thread: the file could not be written."""
+        self._loop.call_soon_threadsafe(self._refuse, put, error)
+
+    @property
+    def _syncs(self) -> bool:
+        return self._durability >= Level.DISK
+
+    def _level(self, mode: int) -> Level:
+        if mode & _FILE:
+            return max(self._durability, Level.OS)
+        return self._durability if mode & _META_ONLY else Level.CACHE
+
+    # ------------------------------------------------------------------ the record
+
+    def _op(self, put: Put, digest: bytes) -> ops.Put:
+        message = put.message
+        if message.mode & _FILE:
+            place = Place.FILE
+        else:
+            place = Place.CACHE if put.slot is not None else Place.NOWHERE
+        return ops.Put(
+            source=message.source,
+            stream=message.stream,
+            id=message.id,
+            name=message.name,
+            size=message.size,
+            digest=digest,
+            meta=message.meta or NO_META,
+            timestamp_ns=put.arrived_ns,
+            arrived_ns=put.arrived_ns,
+            mode=message.mode,
+            level=self._level(message.mode),
+            place=place,
+            root=put.root,
+            substream=message.substream,
+            expected=message.expected,
+            node=self._node,
+            boot=self._boot,
+        )
+
+    def _record(self, put: Put, digest: bytes) -> None:
+        op = self._op(put, digest)
+        put._digest = digest
+        submit = self._commits.submit
+        if op.level >= Level.DISK:
+            submit = self._commits.submit_synced
+            if op.substream:
+                put.view.hidden_parts.add((op.id, op.substream))
+        submit(put.view.beamtime, (op,), lambda outcome: self._recorded(put, outcome))
+
+    def _recorded(self, put: Put, outcome: Sequence[ops.Result] | Error) -> None:
+        if isinstance(outcome, Error):
+            self._refuse(put, outcome)
+            return
+        if not outcome:
+            self._end(put, b"")
+            return
+        match outcome[0]:
+            case ops.Stored() as stored:
+                self._show(put, stored)
+            case ops.Duplicate() as duplicate:
+                self._restore(put, duplicate)
+                self._answer(put, Answer(put.message.id, duplicate=True))
+            case ops.Conflicted() | ops.Refused() as refused:
+                self._refuse(put, refused.error)
+            case other:
+                raise AssertionError(f"a put has the result {other!r}")
+
+    def _show(self, put: Put, stored: ops.Stored) -> None:
+        message = put.message
+        # Not the view of the beginning: the stream may have been deleted and begun anew since.
+        view = self._streams.view(put.producer.beamtime, message.source, message.stream)
+        op = self._op(put, put._digest)
+        record = Record(
+            seq=stored.seq,
+            id=stored.id,
+            substream=message.substream,
+            name=message.name,
+            size=message.size,
+            digest=op.digest,
+            meta=op.meta,
+            timestamp_ns=op.timestamp_ns,
+            arrived_ns=op.arrived_ns,
+            mode=op.mode,
+            level=op.level,
+            place=op.place,
+            root=op.root,
+            node=op.node,
+            boot=op.boot,
+        )
+        slot = put.slot
+        if slot is not None and put._stream_file is None:
+            self._cache.publish(
+                slot, (view.beamtime, stored.stream.no, stored.seq, message.substream)
+            )
+        self._stats.arrived(put.producer.beamtime, message.source, put.producer.who, message.size)
+        self._streams.show(
+            view,
+            stored.stream,
+            stored.seq,
+            stored.id,
+            record,
+            lambda: self._answer(put, Answer(stored.id)),
+        )
+
+    def _restore(self, put: Put, duplicate: ops.Duplicate) -> None:
+        """The same message again: if its payload has left the cache, this one takes its place."""
+        record, slot = duplicate.record, put.slot
+        if record is None or slot is None or put._stream_file is not None:
+            return
+        key = (put.view.beamtime, duplicate.stream.no, record.seq, record.substream)
+        if self._cache.find(key) is None:
+            self._cache.publish(slot, key)
+
+    # ------------------------------------------------------------------ the end
+
+    def _end(self, put: Put, digest: bytes) -> None:
+        """A file without a record."""
+        self._stats.arrived(
+            put.producer.beamtime, put.message.source, put.producer.who, put.message.size
+        )
+        self._answer(put, Answer(put.message.id))
+
+    def _refuse(self, put: Put, error: Error) -> None:
+        put.view.hidden_parts.discard((put.message.id, put.message.substream))
+        self._answer(put, Answer(put.message.id, error=error))
+
+    def _answer(self, put: Put, answer: Answer) -> None:
+        self.release(put)
+        if put.reply is not None:
+            put.reply(answer)
+
+    def release(self, put: Put) -> None:
+        """Give up reservations and memory, and let those try who waited for them."""
+        put.view.busy -= 1
+        self.under_way -= 1
+        resumes: list[Callable[[], None]] = []
+        for key in (put.key, put.path_key):
+            if key is not None:
+                resumes += self._reserved.pop(key, ())
+        slot, put.slot, put.memory = put.slot, None, None
+        if slot is not None:
+            if slot.key is None:
+                self._cache.discard(slot)
+            else:
+                self._cache.unpin(slot)
+        for resume in resumes:
+            self._loop.call_soon(resume)
+        if self._for_room:
+            self.room()
+
+    def room(self) -> None:
+        """Something was unpinned: let those try who wait for room in the cache."""
+        waiting, self._for_room = self._for_room, deque()
+        for resume in waiting:
+            self._loop.call_soon(resume)
+
+    # ------------------------------------------------------------------ finish, metadata
+
+    def finish(
+        self,
+        producer: Producer,
+        source: str,
+        stream: str,
+        last_id: int,
+        next_stream: str,
+        reply: Reply,
+    ) -> None:
+        """Announce the end of a stream.
+
+        Raises
+        ------
+        BadName : of the stream or the next one.
+        """
+        check_label("stream", stream)
+        if next_stream:
+            check_label("next stream", next_stream)
+        if not 0 <= last_id < limits.ID_MAX:
+            raise BadInput(f"a stream cannot end with id {last_id}")
+        view = self._streams.view(producer.beamtime, source, stream)
+        now_ns = time.time_ns()
+        op = ops.Finish(source, stream, last_id, next_stream, now_ns)
+
+        def done(outcome: Sequence[ops.Result] | Error) -> None:
+            view.busy -= 1
+            result = outcome if isinstance(outcome, Error) else outcome[0]
+            match result:
+                case ops.Done(stream=info) if info is not None:
+                    self._streams.show_finish(view, info, now_ns)
+                    reply(Answer(last_id + 1))
+                case ops.Duplicate():
+                    reply(Answer(last_id + 1, duplicate=True))
+                case Error() as error:
+                    reply(Answer(error=error))
+                case ops.Conflicted() | ops.Refused() as refused:
+                    reply(Answer(error=refused.error))
+                case other:
+                    raise AssertionError(f"a finish has the result {other!r}")
+
+        view.busy += 1
+        self.submit_safe(producer.beamtime, (op,), done)
+
+    def write_meta(self, producer: Producer, op: ops.Meta, reply: Reply) -> None:
+        """Write metadata of a stream or of the source's beamtime.
+
+        Raises
+        ------
+        BadName, BadMetadata, TooLarge : nothing was written.
+        """
+        if op.stream:
+            check_label("stream", op.stream)
+        check_metadata(op.document, limits.STREAM_META_NBYTES_MAX)
+
+        def done(outcome: Sequence[ops.Result] | Error) -> None:
+            result = outcome if isinstance(outcome, Error) else outcome[0]
+            match result:
+                case ops.Done():
+                    reply(Answer())
+                case Error() as error:
+                    reply(Answer(error=error))
+                case ops.Refused() | ops.Conflicted() as refused:
+                    reply(Answer(error=refused.error))
+                case other:
+                    raise AssertionError(f"metadata has the result {other!r}")
+
+        self.submit_safe(producer.beamtime, (op,), done)
+
+    def submit_safe(
+        self,
+        beamtime: str,
+        batch: Sequence[ops.Op],
+        done: Callable[[Sequence[ops.Result] | Error], None],
+    ) -> None:
+        """Apply at level `disk`, unless the node is set lower."""
+        submit = self._commits.submit_synced if self._syncs else self._commits.submit
+        submit(beamtime, batch, done)
+
+
+class _StreamedFile:
+    """A payload larger than the cache takes: it goes to its file as it comes.
+
+    Two halves of one slot take turns: one is received into while the other is written.
+    """
+
+    HALF_NBYTES = CHUNK_NBYTES
+    WINDOW_NBYTES = 2 * CHUNK_NBYTES
+
+    def __init__(self, ingest: Ingest, put: Put, window: memoryview, nbytes: int) -> None:
+        self._ingest = ingest
+        self._put = put
+        self._halves = (window[: self.HALF_NBYTES], window[self.HALF_NBYTES :])
+        self._turn = 0
+        self._nbytes = nbytes
+        self._given = 0
+        self._current: memoryview | None = None
+        self._writing = False
+        self._more: Callable[[memoryview], None] | None = None
+        self._file: NewFile | None = None
+        self._hasher = xxhash.xxh3_128()
+        self._error: Error | None = None
+        self._finished = False
+        self._aborted = False
+
+    def first(self) -> memoryview:
+        return self._next_half()
+
+    def filled(self, more: Callable[[memoryview], None]) -> None:
+        self._more = more
+        self._hand_over()
+
+    def finish(self) -> None:
+        self._finished = True
+        self._hand_over()
+
+    def abort(self) -> None:
+        self._aborted = True
+        if not self._writing:
+            self._abandon()
+
+    def _abandon(self) -> None:
+        self._ingest._threads.submit(self._remove)
+        self._ingest.release(self._put)
+
+    def _next_half(self) -> memoryview:
+        half = self._halves[self._turn]
+        self._turn = 1 - self._turn
+        size = min(half.nbytes, self._nbytes - self._given)
+        self._given += size
+        self._current = half[:size]
+        return self._current
+
+    def _hand_over(self) -> None:
+        """Write what was received; meanwhile the other half is received into."""
+        if self._writing or self._current is None:
+            return
+        full, self._current = self._current, None
+        self._writing = True
+        last = self._finished
+        self._ingest._threads.submit(self._write, full, last)
+        if self._more is not None and not last:
+            more, self._more = self._more, None
+            more(self._next_half())
+
+    def _write(self, full: memoryview, last: bool) -> None:
+        """In a thread."""
+        put = self._put
+        try:
+            if self._error is None and not put.existing:
+                if self._file is None:
+                    root = self._ingest._roots.folder(
+                        put.producer.folders, put.root, put.message.name
+                    )
+                    self._file = NewFile(root, put.message.name, sync=self._ingest._syncs)
+                self._file.write(full)
+            self._hasher.update(full)
+            if last:
+                self._commit()
+                return
+        except Error as error:
+            self._error = error
+            if last:
+                self._remove()
+                self._ingest.failed(put, error)
+                return
+        self._ingest._loop.call_soon_threadsafe(self._written)
+
+    def _commit(self) -> None:
+        digest = self._hasher.digest()
+        if self._error is not None:
+            self._remove()
+            self._ingest.failed(self._put, self._error)
+        elif self._file is None:
+            self._ingest._loop.call_soon_threadsafe(self._ingest._record, self._put, digest)
+        else:
+            file, self._file = self._file, None
+            self._ingest.written(self._put, digest, file.commit(digest, self._nbytes))
+
+    def _written(self) -> None:
+        self._writing = False
+        if self._aborted:
+            self._abandon()
+        elif self._more is not None or self._finished:
+            self._hand_over()
+
+    def _remove(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            file.abort()
+
+
+# ---------------------------------------------------------------------------- checks
+
+
+def check_message(producer: Producer, message: Message, nbytes: int) -> None:
+    """Refuse what cannot be taken, before any memory is given to it.
+
+    Raises
+    ------
+    BadName, BadMetadata, BadInput : see the message.
+    """
+    mode = message.mode
+    if bool(mode & _DATA) == bool(mode & _META_ONLY) or mode > 31:
+        raise BadInput(f"ingest mode {mode} is not possible: data, or metadata only")
+    if (mode & _DATA and not mode & (_FILE | _RECORD)) or (mode & _META_ONLY and mode & _FILE):
+        raise BadInput(f"ingest mode {mode} is not possible")
+    check_label("stream", message.stream)
+    check_path(message.name)
+    if message.id > limits.ID_MAX:
+        raise BadInput(f"id {message.id} is above 2^63 - 1")
+    if message.expected or message.substream:
+        if not 1 <= message.expected <= limits.DATASET_SIZE_MAX:
+            raise BadInput(f"a dataset of {message.expected} parts is not possible")
+        if not 1 <= message.substream <= message.expected:
+            raise BadInput(
+                f"substream {message.substream} of a dataset of {message.expected} is not possible"
+            )
+        if not message.id:
+            raise BadInput("messages of a dataset need an id", hint="ids start at 1")
+    if message.size > limits.PAYLOAD_NBYTES_MAX:
+        raise TooLarge(f"a message of {message.size} bytes")
+    if mode & _FILE:
+        if not nbytes:
+            raise BadInput("wrong file size, details: size:0")
+        kind = "raw" if producer.raw else "processed"
+        first, _, rest = message.name.partition("/")
+        if first != kind or not rest:
+            raise BadName(
+                f"path {message.name[:200]!r} is not below {kind}/",
+                hint=f"a {kind} producer stores files as {kind}/…",
+            )
+    if message.meta:
+        check_metadata(message.meta)
+
+
+__all__ = [
+    "WAIT",
+    "Answer",
+    "IdConflict",
+    "Ingest",
+    "Message",
+    "NoSpace",
+    "Producer",
+    "Put",
+    "Wait",
+    "check_message",
+]

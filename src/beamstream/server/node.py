@@ -1,0 +1,277 @@
+"""A node: everything built, started, and stopped again. The only place that knows it all."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+import structlog
+import uvloop
+
+from beamstream import limits
+from beamstream._version import __version__
+from beamstream.errors import BadSetting, Error, StorageError
+from beamstream.model import Level
+from beamstream.server import logs, recovery
+from beamstream.server.auth import Authorizer
+from beamstream.server.beamtimes import Beamtimes
+from beamstream.server.commits import Commits, Maintenance
+from beamstream.server.delivery import Deliveries
+from beamstream.server.doors.admission import Admission
+from beamstream.server.doors.asapo_data import DataConnection
+from beamstream.server.doors.asapo_ingest import IngestConnection
+from beamstream.server.doors.front import FrontHandler
+from beamstream.server.doors.http import HttpConnection
+from beamstream.server.doors.services import Services
+from beamstream.server.ingest import Ingest
+from beamstream.server.reads import Reads
+from beamstream.server.roots import Roots
+from beamstream.server.stats import Stats
+from beamstream.server.streams import Streams
+from beamstream.settings import Address, Settings
+from beamstream.store.arenas import Arenas
+from beamstream.store.cache import Cache
+from beamstream.store.catalog import Catalog, Op
+from beamstream.store.catalog.sqlite import SqliteCatalog
+from beamstream.store.folder import DataFolder
+from beamstream.store.registry import Registry
+
+log = structlog.get_logger("node")
+
+_SWITCH_INTERVAL_S = 0.0005
+"""Threads that come back from a system call get their turn soon, not after Python's 5 ms."""
+
+_WRITE_BEHIND_S = 0.1
+_REFRESH_S = 1.0
+
+OnReady = Callable[[Settings], None]
+
+
+def run(settings: Settings, on_ready: OnReady = lambda settings: None) -> int:
+    """Run a node until SIGTERM or SIGINT; return the exit status of the process.
+
+    `on_ready` is called with the real addresses once all doors are open.
+
+    Raises
+    ------
+    StoreInUse : another node runs on the folder.
+    BadSetting : the cache does not fit, or an address cannot be listened at.
+    """
+    logs.configure(settings.log)
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    folder = DataFolder(settings.data, create=True)
+    with folder.locked():
+        arenas = Arenas(settings.cache_nbytes, _arena_count(settings))
+        try:
+            try:
+                with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                    runner.run(Node(settings, folder, arenas).serve(on_ready))
+            finally:
+                arenas.close()
+        except KeyboardInterrupt:
+            return 130
+    return 0
+
+
+def _arena_count(settings: Settings) -> int:
+    return max(1, min(64, round(1 / settings.cache_share)))
+
+
+class Node:
+    """One node on one data folder."""
+
+    def __init__(self, settings: Settings, folder: DataFolder, arenas: Arenas) -> None:
+        self._settings = settings
+        self._folder = folder
+        self._arenas = arenas
+        self._admissions = {name: Admission() for name in ("http", "ingest", "data")}
+        self._servers: list[asyncio.Server] = []
+
+    async def serve(self, on_ready: OnReady) -> None:
+        """Start, tell `on_ready`, and stop at a signal."""
+        self._build(asyncio.get_running_loop())
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, stop.set)
+        try:
+            settings = await self._open_doors()
+            upkeep = [
+                self._loop.create_task(self._write_behind()),
+                self._loop.create_task(self._refresh()),
+            ]
+            log.info("ready", version=__version__, boot=self._boot, data=str(self._folder.path))
+            await asyncio.to_thread(on_ready, settings)
+            await stop.wait()
+            log.info("stopping")
+            for task in upkeep:
+                task.cancel()
+            await self._drain()
+        finally:
+            self._close()
+        log.info("stopped", summary=list(self._stats.lines()))
+
+    # ------------------------------------------------------------------ building
+
+    def _build(self, loop: asyncio.AbstractEventLoop) -> None:
+        settings, folder = self._settings, self._folder
+        self._loop = loop
+        self._registry = Registry(folder.node_db)
+        self._boot = self._registry.new_boot(time.time_ns(), __version__)
+        self._catalog: Catalog = SqliteCatalog(folder.catalog)
+        journal = folder.path / "folders.journal"
+        recovery.report(recovery.recover(journal, self._catalog))
+        self._roots = Roots(journal)
+        self._cache = Cache(self._arenas.views, _new_buf_id)
+        self._stats = Stats()
+        self._streams = Streams(self._catalog)
+        self._commits = Commits(self._catalog, loop, self._marks)
+        self._maintenance = Maintenance(self._catalog, self._commits)
+        self._threads = ThreadPoolExecutor(limits.FILE_THREADS, "files")
+        self._deliveries = Deliveries(
+            self._catalog,
+            self._streams,
+            self._commits,
+            self._stats,
+            syncs=settings.durability >= Level.DISK,
+        )
+        ingest = Ingest(
+            loop=loop,
+            streams=self._streams,
+            commits=self._commits,
+            cache=self._cache,
+            roots=self._roots,
+            stats=self._stats,
+            threads=self._threads,
+            durability=settings.durability,
+            node=self._registry.node_id,
+            boot=self._boot,
+        )
+        self._services = Services(
+            loop=loop,
+            authorizer=Authorizer(self._registry, folder.key, time.time),
+            beamtimes=Beamtimes(settings, self._registry),
+            catalog=self._catalog,
+            cache=self._cache,
+            streams=self._streams,
+            ingest=ingest,
+            deliveries=self._deliveries,
+            reads=Reads(self._catalog, self._streams, self._cache),
+            roots=self._roots,
+            stats=self._stats,
+            threads=self._threads,
+            advertise=settings.advertise,
+        )
+
+    def _marks(self, beamtime: str) -> list[Op]:
+        return self._deliveries.write_behind(beamtime)
+
+    # ------------------------------------------------------------------ doors
+
+    async def _open_doors(self) -> Settings:
+        services, settings = self._services, self._settings
+        searches = asyncio.Semaphore(limits.QUERIES_AT_ONCE_MAX)
+        admissions = self._admissions
+        ingest = await self._listen(
+            lambda: IngestConnection(services, admissions["ingest"]), settings.ingest
+        )
+        data = await self._listen(
+            lambda: DataConnection(services, admissions["data"]), settings.data_port
+        )
+        http = await self._listen(
+            lambda: HttpConnection(
+                self._loop, lambda: FrontHandler(services, searches), admissions["http"]
+            ),
+            settings.http,
+        )
+        services.ports.update(ingest=ingest.port, data=data.port, http=http.port)
+        return msgspec.structs.replace(settings, http=http, ingest=ingest, data_port=data)
+
+    async def _listen(self, make: Callable[[], asyncio.BaseProtocol], address: Address) -> Address:
+        """Open a door; return where it really listens."""
+        try:
+            listener = _bound(address)
+            server = await self._loop.create_server(make, sock=listener, backlog=limits.BACKLOG)
+        except OSError as error:
+            raise BadSetting(
+                f"cannot listen at {address}: {error.strerror or error}",
+                hint="another program may listen there: choose another port, or 0 for any",
+            ) from None
+        self._servers.append(server)
+        host, port = listener.getsockname()[:2]
+        return Address(host, port)
+
+    # ------------------------------------------------------------------ upkeep
+
+    async def _write_behind(self) -> None:
+        """Positions go with the next commit; where none comes, after a moment."""
+        while True:
+            await asyncio.sleep(_WRITE_BEHIND_S)
+            for beamtime in self._deliveries.dirty_beamtimes():
+                self._commits.submit(beamtime, (), _no_answer)
+
+    async def _refresh(self) -> None:
+        """Notice what the command line has changed: revoked tokens, opened beamtimes."""
+        while True:
+            await asyncio.sleep(_REFRESH_S)
+            try:
+                self._services.authorizer.refresh(time.time())
+            except StorageError as error:
+                log.error("tokens cannot be checked; nobody is let in", reason=str(error))
+
+    # ------------------------------------------------------------------ stopping
+
+    async def _drain(self) -> None:
+        """Finish what has been received, take nothing new."""
+        self._services.stopping = True
+        for server in self._servers:
+            server.close()
+        for admission in self._admissions.values():
+            admission.stop()
+        deadline = self._loop.time() + limits.DRAIN_SECONDS_MAX
+        while self._services.ingest.under_way and self._loop.time() < deadline:
+            await asyncio.sleep(0.01)
+        self._commits.flush()
+        for beamtime in self._deliveries.dirty_beamtimes():
+            self._commits.submit(beamtime, (), _no_answer)
+        self._commits.flush()
+
+    def _close(self) -> None:
+        self._threads.shutdown()
+        self._maintenance.close()
+        self._commits.close()
+        for beamtime in self._catalog.opened():
+            try:
+                self._catalog.sync(beamtime)
+            except Error as error:
+                log.error("records could not be synced", beamtime=beamtime, reason=str(error))
+        self._catalog.close()
+        self._roots.close()
+        self._registry.close()
+
+
+def _bound(address: Address) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address.host, address.port))
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _new_buf_id() -> int:
+    """An address that nobody can guess: 63 random bits, never 0."""
+    return secrets.randbits(63) or 1
+
+
+def _no_answer(outcome: object) -> None:
+    return None

@@ -1,0 +1,418 @@
+"""The catalog in SQLite: one file for each beamtime. Why it is so: docs/design/020-catalog.md."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import apsw
+
+from beamstream.errors import BadMetadata, Conflict, Error, NotFound, TooLarge
+from beamstream.limits import STREAM_META_NBYTES_MAX
+from beamstream.model import Dataset, Item, Record, StreamInfo, check_beamtime
+from beamstream.store.catalog import sqlite_reads
+from beamstream.store.catalog.documents import merged
+from beamstream.store.catalog.interface import (
+    Ack,
+    AlreadyAcked,
+    Catalog,
+    Claim,
+    Conflicted,
+    DeleteStream,
+    Done,
+    Expire,
+    Finish,
+    GroupState,
+    Mark,
+    Meta,
+    MetaMode,
+    Nack,
+    Op,
+    Persist,
+    Put,
+    Ranges,
+    Refused,
+    Release,
+    Renew,
+    Result,
+    Seek,
+    Skip,
+    Unit,
+)
+from beamstream.store.catalog.sqlite_file import BeamtimeFile, translate
+from beamstream.store.catalog.sqlite_groups import Groups
+from beamstream.store.catalog.sqlite_schema import STREAM_TABLES
+from beamstream.store.query import Query
+
+FILES_OPEN_MAX: Final = 64
+"""Beamtimes open at once; each costs some 10 descriptors and 5 MB."""
+
+_FAILURES = (Conflicted, Refused, AlreadyAcked)
+
+
+class Writer:
+    """The operations on one beamtime."""
+
+    def __init__(self, file: BeamtimeFile) -> None:
+        self.file = file
+        self.lock = threading.Lock()
+        self.closed = False
+        self._db = file.writer
+        self._groups = Groups(file.writer)
+        self._streams = self._groups.streams
+        self._do: dict[type, Callable[[Any], Result]] = {
+            Put: self._streams.put,
+            Skip: self._streams.skip,
+            Finish: self._streams.finish,
+            Meta: self._meta,
+            Persist: self._streams.persist,
+            DeleteStream: self._streams.delete,
+            Claim: self._groups.claim,
+            Renew: self._groups.renew,
+            Release: self._groups.release,
+            Mark: self._groups.mark,
+            Ack: self._groups.ack,
+            Nack: self._groups.nack,
+            Seek: self._groups.seek,
+            Expire: self._groups.expire,
+            Unit: self._unit,
+        }
+
+    def apply(self, ops: Sequence[Op]) -> list[Result]:
+        do = self._do
+        with self._transaction():
+            return [do[type(op)](op) for op in ops]
+
+    def purge(self, limit: int) -> bool:
+        """Remove up to some `limit` rows of deleted streams; whether there may be more."""
+        with self._transaction():
+            dead = self._db.execute("SELECT no FROM stream WHERE dead LIMIT 1").fetchone()
+            if dead is None:
+                return False
+            for table, order in STREAM_TABLES:
+                self._db.execute(
+                    f"DELETE FROM {table} WHERE stream_no = ?1 AND ({order}) IN (SELECT {order} "  # noqa: S608
+                    f"FROM {table} WHERE stream_no = ?1 ORDER BY {order} LIMIT ?2)",
+                    (dead[0], limit),
+                )
+                limit -= self._db.changes()
+                if limit <= 0:
+                    return True
+            self._db.execute("DELETE FROM stream WHERE no = ?", dead)
+            return True
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        file, db = self.file, self._db
+        if file.failed is not None:
+            raise file.failed
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            yield
+            self._streams.write_back()
+            db.execute("COMMIT")
+        except BaseException as error:
+            self._streams.forget()
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            if isinstance(error, apsw.IOError):
+                raise file.fail(error) from error
+            if isinstance(error, apsw.Error):
+                raise translate(error, file.path) from error
+            raise
+
+    def _unit(self, op: Unit) -> Result:
+        # Everything in memory goes to the database first: then rolling back is forgetting.
+        self._streams.write_back()
+        self._db.execute("SAVEPOINT unit")
+        results = tuple([self._do[type(part)](part) for part in op.ops])
+        self._streams.write_back()
+        if _failed(results):
+            self._streams.forget()
+            self._db.execute("ROLLBACK TO unit")
+        self._db.execute("RELEASE unit")
+        return results
+
+    def _meta(self, op: Meta) -> Result:
+        found = self._db.execute(
+            "SELECT document FROM meta WHERE source = ? AND stream = ?", (op.source, op.stream)
+        ).fetchone()
+        of = f"stream {op.stream!r}" if op.stream else "the beamtime"
+        document = op.document
+        if op.mode is MetaMode.INSERT:
+            if found:
+                return Refused(
+                    Conflict(f"{of} of source {op.source!r} has metadata", hint="replace or update")
+                )
+        elif not found and not op.upsert:
+            return Refused(NotFound(f"{of} of source {op.source!r} has no metadata to change"))
+        elif found and op.mode is MetaMode.UPDATE:
+            try:
+                document = merged(found[0], document)
+            except BadMetadata as error:
+                return Refused(error)
+        if len(document) > STREAM_META_NBYTES_MAX:
+            return Refused(
+                TooLarge(
+                    f"metadata of {of} would have {len(document)} bytes, "
+                    f"{STREAM_META_NBYTES_MAX} are allowed"
+                )
+            )
+        self._db.execute(
+            "INSERT OR REPLACE INTO meta (source, stream, document) VALUES (?, ?, ?)",
+            (op.source, op.stream, document),
+        )
+        row = self._streams.find(op.source, op.stream) if op.stream else None
+        return Done(row.info if row else None)
+
+
+def _failed(results: tuple[Result, ...]) -> bool:
+    return any(
+        _failed(result) if isinstance(result, tuple) else isinstance(result, _FAILURES)
+        for result in results
+    )
+
+
+class SqliteCatalog(Catalog):
+    """Records of beamtimes, each in a file ``<folder>/<beamtime>.db``.
+
+    Only one process may have it open for writing; whoever makes it holds the folder's lock.
+
+    Parameters
+    ----------
+    folder : must exist.
+    files_open_max : beamtimes that are open at once; the one not used for longest is closed.
+    """
+
+    def __init__(self, folder: Path, *, files_open_max: int = FILES_OPEN_MAX) -> None:
+        self._folder = folder
+        self._files_open_max = files_open_max
+        self._open: OrderedDict[str, Writer] = OrderedDict()
+        self._failed: dict[str, Error] = {}
+        self._lock = threading.Lock()
+
+    # ----------------------------------------------------------------------------- writes
+
+    def apply(self, beamtime: str, ops: Sequence[Op]) -> list[Result]:
+        """Run the operations in one transaction: see `interface`.
+
+        Raises
+        ------
+        ReadOnly : a sync of this beamtime has failed since the node was started.
+        NoSpace : the disk is full; nothing of this call was recorded.
+        """
+        with self._writing(beamtime) as writer:
+            return writer.apply(ops)
+
+    def purge(self, beamtime: str, limit: int) -> bool:
+        """Remove up to `limit` rows of deleted streams; returns whether there may be more.
+
+        Writes: to be called where `apply` is, a little at a time.
+        """
+        if self._known(beamtime) is None:
+            return False
+        with self._writing(beamtime) as writer:
+            return writer.purge(limit)
+
+    def sync(self, beamtime: str) -> None:
+        writer = self._known(beamtime)
+        if writer is not None:
+            writer.file.sync()
+
+    def checkpoint(self, beamtime: str) -> bool:
+        """Copy the log into the database, beside `apply` and reads; whether all is copied.
+
+        Takes as long as the disk does: for a thread of its own. When it has copied all, the next
+        write begins the log anew.
+        """
+        writer = self._known(beamtime)
+        return writer is None or writer.file.checkpoint(restart=False)
+
+    def restart_wal(self, beamtime: str) -> bool:
+        """Copy the rest of the log and have the next write begin it anew; whether that worked.
+
+        `apply` must wait meanwhile; soon after a `checkpoint` that is a few milliseconds. It does
+        not work while somebody reads from the log.
+        """
+        writer = self._known(beamtime)
+        return writer is None or writer.file.checkpoint(restart=True)
+
+    def wal_nbytes(self, beamtime: str) -> int:
+        """Size of the log: what the next node would read at its start."""
+        with self._lock:
+            writer = self._open.get(beamtime)
+        return writer.file.wal_nbytes if writer else 0
+
+    def close(self) -> None:
+        """Bring everything to disk and close all files.
+
+        Raises the first error, after all files are closed.
+        """
+        errors = []
+        while True:
+            with self._lock:
+                if not self._open:
+                    break
+                beamtime, writer = self._open.popitem()
+            try:
+                self._close(beamtime, writer)
+            except Error as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    # ------------------------------------------------------------------------------- files
+
+    def path(self, beamtime: str) -> Path:
+        return self._folder / f"{check_beamtime(beamtime)}.db"
+
+    @contextmanager
+    def _writing(self, beamtime: str) -> Iterator[Writer]:
+        while True:
+            writer = self._opened(beamtime)
+            with writer.lock:
+                if not writer.closed:
+                    yield writer
+                    return
+
+    def _known(self, beamtime: str) -> Writer | None:
+        """The file, if the beamtime has one: reading of an unknown beamtime creates nothing."""
+        writer = self._open.get(beamtime)
+        if writer is None and not self.path(beamtime).exists():
+            return None
+        return writer or self._opened(beamtime)
+
+    def _opened(self, beamtime: str) -> Writer:
+        while True:
+            with self._lock:
+                writer = self._open.get(beamtime)
+                if writer is not None:
+                    self._open.move_to_end(beamtime)
+                    return writer
+                if len(self._open) < self._files_open_max:
+                    writer = Writer(BeamtimeFile(self.path(beamtime)))
+                    writer.file.failed = self._failed.get(beamtime)
+                    self._open[beamtime] = writer
+                    return writer
+                oldest, idle = self._open.popitem(last=False)
+            self._close(oldest, idle)
+
+    def _close(self, beamtime: str, writer: Writer) -> None:
+        with writer.lock:
+            writer.closed = True
+            try:
+                writer.file.close()
+            finally:
+                if writer.file.failed is not None:
+                    self._failed[beamtime] = writer.file.failed
+
+    # ------------------------------------------------------------------------------- reads
+
+    def _read(self, nothing: Any, ask: Callable[..., Any], beamtime: str, *args: Any) -> Any:
+        writer = self._known(beamtime)
+        if writer is None:
+            return nothing
+        with writer.file.reader() as db:
+            return ask(db, *args)
+
+    def stream(self, beamtime: str, source: str, stream: str) -> StreamInfo | None:
+        found: StreamInfo | None = self._read(None, sqlite_reads.stream, beamtime, source, stream)
+        return found
+
+    def streams(self, beamtime: str, source: str) -> list[StreamInfo]:
+        found: list[StreamInfo] = self._read([], sqlite_reads.streams, beamtime, source)
+        return found
+
+    def sources(self, beamtime: str) -> list[str]:
+        found: list[str] = self._read([], sqlite_reads.sources, beamtime)
+        return found
+
+    def items_by_seq(self, beamtime: str, stream_no: int, lo: int, hi: int) -> list[Item]:
+        found: list[Item] = self._read([], sqlite_reads.items_by_seq, beamtime, stream_no, lo, hi)
+        return found
+
+    def items_by_id(
+        self, beamtime: str, stream_no: int, lo: int, hi: int, limit: int
+    ) -> list[Item]:
+        found: list[Item] = self._read(
+            [], sqlite_reads.items_by_id, beamtime, stream_no, lo, hi, limit
+        )
+        return found
+
+    def last_item(self, beamtime: str, stream_no: int, upto_seq: int) -> Item | None:
+        found: Item | None = self._read(None, sqlite_reads.last_item, beamtime, stream_no, upto_seq)
+        return found
+
+    def last_dataset(
+        self, beamtime: str, stream_no: int, min_parts: int, upto_seq: int
+    ) -> Dataset | None:
+        found: Dataset | None = self._read(
+            None, sqlite_reads.last_dataset, beamtime, stream_no, min_parts, upto_seq
+        )
+        return found
+
+    def count_complete(self, beamtime: str, stream_no: int, upto_seq: int) -> int:
+        found: int = self._read(0, sqlite_reads.count_complete, beamtime, stream_no, upto_seq)
+        return found
+
+    def ids(
+        self, beamtime: str, stream_no: int, lo: int, hi: int, limit: int
+    ) -> list[tuple[int, int]]:
+        found: list[tuple[int, int]] = self._read(
+            [], sqlite_reads.ids, beamtime, stream_no, lo, hi, limit
+        )
+        return found
+
+    def seqs_above(self, beamtime: str, stream_no: int, id: int) -> Ranges:  # noqa: A002
+        found: Ranges = self._read((), sqlite_reads.seqs_above, beamtime, stream_no, id)
+        return found
+
+    def file(self, beamtime: str, name: str) -> tuple[str, str, Record] | None:
+        found: tuple[str, str, Record] | None = self._read(None, sqlite_reads.file, beamtime, name)
+        return found
+
+    def meta(self, beamtime: str, source: str, stream: str) -> bytes | None:
+        found: bytes | None = self._read(None, sqlite_reads.meta, beamtime, source, stream)
+        return found
+
+    def search(
+        self,
+        beamtime: str,
+        stream_no: int,
+        query: Query,
+        *,
+        upto_seq: int,
+        offset: int = 0,
+        limit: int,
+        seconds_max: float,
+    ) -> list[Record]:
+        found: list[Record] = self._read(
+            [],
+            sqlite_reads.search,
+            beamtime,
+            stream_no,
+            query,
+            upto_seq,
+            offset,
+            limit,
+            seconds_max,
+        )
+        return found
+
+    def group(self, beamtime: str, group: str, source: str, stream: str) -> GroupState | None:
+        found: GroupState | None = self._read(
+            None, sqlite_reads.group, beamtime, group, source, stream
+        )
+        return found
+
+    def groups(self, beamtime: str, source: str, stream: str) -> list[GroupState]:
+        found: list[GroupState] = self._read([], sqlite_reads.groups, beamtime, source, stream)
+        return found
+
+    def last_acked_id(self, beamtime: str, group: str, source: str, stream: str) -> int:
+        found: int = self._read(0, sqlite_reads.last_acked_id, beamtime, group, source, stream)
+        return found

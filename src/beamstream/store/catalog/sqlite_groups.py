@@ -1,0 +1,384 @@
+"""What claims, marks, acknowledgements and seeks do to the rows of groups.
+
+Nothing of a group is kept in memory: an operation reads the rows that its ranges touch, does its
+arithmetic on `RangeSet`, and writes back those rows only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import apsw
+
+from beamstream import limits
+from beamstream.errors import AlreadyAcknowledged, StaleLease, TooMany
+from beamstream.store.catalog.interface import (
+    Ack,
+    Acked,
+    AlreadyAcked,
+    Claim,
+    Claimed,
+    Done,
+    Expire,
+    Mark,
+    Nack,
+    Ranges,
+    Refused,
+    Release,
+    Renew,
+    Result,
+    Seek,
+    State,
+)
+from beamstream.store.catalog.sqlite_schema import STREAM_TABLES
+from beamstream.store.catalog.sqlite_streams import Row, Streams, no_stream
+from beamstream.store.ranges import RangeSet
+
+# A range that begins before the window may reach into it: the last such row is looked up too.
+_WINDOW = (
+    "FROM {table} WHERE stream_no = ?1 AND group_no = ?2 AND lo <= ?4 AND lo >= coalesce("
+    "(SELECT max(lo) FROM {table} WHERE stream_no = ?1 AND group_no = ?2 AND lo <= ?3), ?3)"
+)
+_STATES = "SELECT lo, hi, state " + _WINDOW.format(table="group_range")
+_CLAIMS = "SELECT lo, hi, owner, until_ns " + _WINDOW.format(table="group_claim")
+_SEQ_OF = (
+    "SELECT seq FROM message WHERE stream_no = ?1 AND id = ?2 UNION ALL "
+    "SELECT seq + ?2 - lo FROM (SELECT lo, last, seq FROM skip WHERE stream_no = ?1 AND lo <= ?2 "
+    "ORDER BY lo DESC LIMIT 1) WHERE last >= ?2 LIMIT 1"
+)
+_LOADED_STATES = (State.DONE, State.ACKED, State.DEAD)
+
+
+class Groups:
+    """The groups of one beamtime, as the transaction that is open sees them."""
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        self._cursor = connection.cursor()
+        self._streams = Streams(connection, self.arrived)
+
+    @property
+    def streams(self) -> Streams:
+        return self._streams
+
+    # -------------------------------------------------------------------------- claims
+
+    def claim(self, op: Claim) -> Result:
+        row = self._streams.make(op.source, op.stream)
+        no, group = row.info.no, self._open(op.group, row, op.now_ns)
+        taken = RangeSet((lo, hi) for lo, hi, _ in self._states(no, group, op.lo, op.hi))
+        claims = list(self._cursor.execute(_CLAIMS, (no, group, op.lo, op.hi)))
+        for lo, hi, owner, until_ns in claims:
+            if owner != op.owner and until_ns > op.now_ns:
+                taken.add(lo, hi)
+        granted = _first(taken.gaps(max(op.lo, 1), op.hi), op.count)
+        if granted:
+            self._replace_claims(no, group, claims, granted, (op.owner, op.until_ns))
+        return Claimed(row.info, granted)
+
+    def _replace_claims(
+        self,
+        no: int,
+        group: int,
+        claims: list[tuple[int, int, str, int]],
+        granted: Ranges,
+        to: tuple[str, int],
+    ) -> None:
+        """Write the claims anew: what is granted taken out of the old ones, and added."""
+        kept: dict[tuple[str, int], RangeSet] = {}
+        for lo, hi, owner, until_ns in claims:
+            kept.setdefault((owner, until_ns), RangeSet()).add(lo, hi)
+        kept = {key: ranges - granted for key, ranges in kept.items()}
+        kept[to] = kept.get(to, RangeSet()) | granted
+        self._cursor.executemany(
+            "DELETE FROM group_claim WHERE stream_no = ? AND group_no = ? AND lo = ?",
+            [(no, group, claim[0]) for claim in claims],
+        )
+        self._cursor.executemany(
+            "INSERT INTO group_claim (stream_no, group_no, lo, hi, owner, until_ns) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            [
+                (no, group, lo, hi, owner, until_ns)
+                for (owner, until_ns), ranges in kept.items()
+                for lo, hi in ranges
+            ],
+        )
+
+    def renew(self, op: Renew) -> Result:
+        self._cursor.execute(
+            "UPDATE group_claim SET until_ns = ?2 WHERE owner = ?1 AND until_ns < ?2",
+            (op.owner, op.until_ns),
+        )
+        return Done()
+
+    def release(self, op: Release) -> Result:
+        self._cursor.execute("DELETE FROM group_claim WHERE owner = ?", (op.owner,))
+        return Done()
+
+    # ----------------------------------------------------------------- states of messages
+
+    def mark(self, op: Mark) -> Result:
+        row = self._streams.find(op.source, op.stream)
+        if row is None:
+            return Refused(no_stream(op.source, op.stream))
+        no = row.info.no
+        group = self._find(op.group)
+        if op.owner and not self._holds(op, no, group):
+            return Refused(
+                StaleLease(
+                    f"{op.owner!r} does not hold what it marks in stream {op.stream!r} for group "
+                    f"{op.group!r}",
+                    hint="its claim has expired or was given back; claim again",
+                )
+            )
+        group = self._open(op.group, row, op.now_ns)
+        if op.id_position >= 0:
+            self._set_position(no, group, op.id_position)
+        if op.counts:
+            self._cursor.executemany(
+                "INSERT INTO delivery_count (stream_no, group_no, seq, count) VALUES (?, ?, ?, ?) "
+                "ON CONFLICT DO UPDATE SET count = excluded.count",
+                [(no, group, s, count) for s, count in op.counts if 0 < s <= row.info.last_seq],
+            )
+        stronger = {
+            State.DONE: (State.ACKED, State.DEAD),
+            State.DEAD: (State.ACKED,),
+            State.ACKED: (),
+        }[op.state]
+        self._change(no, group, _existing(op.ranges, row), op.state, stronger)
+        return Done(row.info)
+
+    def _holds(self, op: Mark, no: int, group: int) -> bool:
+        for lo, hi in op.ranges:
+            held = RangeSet(
+                (a, b)
+                for a, b, owner, until_ns in self._cursor.execute(_CLAIMS, (no, group, lo, hi))
+                if owner == op.owner and until_ns > op.now_ns
+            )
+            if not held.covers(lo, hi):
+                return False
+        return True
+
+    def ack(self, op: Ack) -> Result:
+        row = self._streams.make(op.source, op.stream)
+        no = row.info.no
+        group = self._open(op.group, row, op.now_ns)
+        wanted = _existing(op.ranges, row)
+        early: set[int] = set()
+        if op.early_ids:
+            self._streams.flush()
+            for ident in op.early_ids:
+                found = self._cursor.execute(_SEQ_OF, (no, ident)).fetchone()
+                if found is None:
+                    early.add(ident)
+                else:
+                    wanted.add(found[0], found[0] + 1)
+        known = {ident for ident in early if self._is_early(no, group, ident)}
+        if op.strict and (known or self._any_acked(no, group, wanted)):
+            return AlreadyAcked(
+                AlreadyAcknowledged(
+                    f"group {op.group!r} has acknowledged that of stream {op.stream!r} before"
+                )
+            )
+        new_early = early - known
+        if new_early and self._early_count(no, group) + len(new_early) > limits.EARLY_ACKS_MAX:
+            return Refused(
+                TooMany(
+                    f"group {op.group!r} has acknowledged {limits.EARLY_ACKS_MAX} messages of "
+                    f"stream {op.stream!r} that do not exist"
+                )
+            )
+        self._cursor.executemany(
+            "INSERT INTO early_ack (stream_no, group_no, id) VALUES (?, ?, ?)",
+            [(no, group, ident) for ident in new_early],
+        )
+        row.early = row.early or bool(new_early)
+        return Acked(self._change(no, group, wanted, State.ACKED, ()) + len(new_early))
+
+    def nack(self, op: Nack) -> Result:
+        row = self._streams.make(op.source, op.stream)
+        group = self._open(op.group, row, op.now_ns)
+        self._change(row.info.no, group, op.ranges, None, ())
+        return Done(row.info)
+
+    def seek(self, op: Seek) -> Result:
+        row = self._streams.make(op.source, op.stream)
+        no = row.info.no
+        group = self._open(op.group, row, op.now_ns)
+        self._set_position(no, group, op.id_position)
+        self._change(no, group, _existing(op.done, row), State.DONE, (State.ACKED, State.DEAD))
+        self._change(no, group, op.opened, None, ())
+        for lo, hi in op.opened:
+            self._drop_counts(no, group, lo, hi)
+        self._cursor.execute(
+            "DELETE FROM early_ack WHERE stream_no = ? AND group_no = ? AND id > ?",
+            (no, group, op.id_position),
+        )
+        return Done(row.info)
+
+    def arrived(self, row: Row, lo: int, last: int, seq: int) -> None:
+        """The ids `lo` to `last` have come, from `seq` on: early acknowledgements become real."""
+        no = row.info.no
+        found = list(
+            self._cursor.execute(
+                "SELECT group_no, id FROM early_ack WHERE stream_no = ? AND id BETWEEN ? AND ?",
+                (no, lo, last),
+            )
+        )
+        for group, ident in found:
+            at = seq + ident - lo
+            self._change(no, group, ((at, at + 1),), State.ACKED, ())
+        self._cursor.execute(
+            "DELETE FROM early_ack WHERE stream_no = ? AND id BETWEEN ? AND ?", (no, lo, last)
+        )
+
+    def expire(self, op: Expire) -> Result:
+        old = self._cursor.execute(
+            "SELECT no FROM reader_group WHERE last_used_ns < ?1 AND NOT EXISTS ("
+            "SELECT 1 FROM group_stream s JOIN group_claim c USING (stream_no, group_no) "
+            "WHERE s.group_no = no AND c.until_ns > ?1)",
+            (op.before_ns,),
+        ).fetchall()
+        for (group,) in old:
+            streams = self._cursor.execute(
+                "SELECT stream_no FROM group_stream WHERE group_no = ?", (group,)
+            ).fetchall()
+            for table, order in STREAM_TABLES:
+                if order.startswith("group_no"):
+                    self._cursor.executemany(
+                        f"DELETE FROM {table} WHERE stream_no = ? AND group_no = ?",  # noqa: S608
+                        [(no, group) for (no,) in streams],
+                    )
+            self._cursor.execute("DELETE FROM reader_group WHERE no = ?", (group,))
+        return Done()
+
+    # ------------------------------------------------------------------------- rows
+
+    def _find(self, group: str) -> int:
+        """The number of the group; 0 if there is none."""
+        found = self._cursor.execute(
+            "SELECT no FROM reader_group WHERE name = ?", (group,)
+        ).fetchone()
+        return found[0] if found else 0
+
+    def _open(self, group: str, row: Row, now_ns: int) -> int:
+        """The number of the group, which is created in this stream if need be, and is used now."""
+        found: Any = self._cursor.execute(
+            "SELECT no, last_used_ns FROM reader_group WHERE name = ?", (group,)
+        ).fetchone()
+        if found is None:
+            found = self._cursor.execute(
+                "INSERT INTO reader_group (name, last_used_ns) VALUES (?, ?) RETURNING no, ?2",
+                (group, now_ns),
+            ).fetchone()
+        elif found[1] < now_ns:
+            self._cursor.execute(
+                "UPDATE reader_group SET last_used_ns = ? WHERE no = ?", (now_ns, found[0])
+            )
+        self._cursor.execute(
+            "INSERT INTO group_stream (stream_no, group_no, id_position) VALUES (?, ?, 0) "
+            "ON CONFLICT DO NOTHING",
+            (row.info.no, found[0]),
+        )
+        return int(found[0])
+
+    def _set_position(self, no: int, group: int, ident: int) -> None:
+        self._cursor.execute(
+            "UPDATE group_stream SET id_position = ? WHERE stream_no = ? AND group_no = ?",
+            (ident, no, group),
+        )
+
+    def _states(self, no: int, group: int, lo: int, hi: int) -> list[tuple[int, int, int]]:
+        """Rows of all states that overlap or touch [lo, hi)."""
+        rows = self._cursor.execute(_STATES, (no, group, lo - 1, hi))
+        return [row for row in rows if row[1] >= lo]
+
+    def _any_acked(self, no: int, group: int, ranges: Iterable[tuple[int, int]]) -> bool:
+        return any(
+            state == State.ACKED and a < hi and b > lo
+            for lo, hi in ranges
+            for a, b, state in self._states(no, group, lo, hi)
+        )
+
+    def _change(
+        self,
+        no: int,
+        group: int,
+        ranges: Iterable[tuple[int, int]],
+        state: State | None,
+        stronger: tuple[State, ...],
+    ) -> int:
+        """Bring ranges into a state (None: open), save what is in a stronger one.
+
+        Returns how many were not in that state before.
+        """
+        changed = 0
+        for lo, hi in ranges:
+            if hi <= lo:
+                continue
+            there = self._states(no, group, lo, hi)
+            sets = {s: RangeSet((a, b) for a, b, t in there if t == s) for s in _LOADED_STATES}
+            wanted = RangeSet(((lo, hi),))
+            for other in stronger:
+                wanted -= sets[other]
+            for other, ranges_of_other in sets.items():
+                if other != state:
+                    sets[other] = ranges_of_other - wanted
+            if state is not None:
+                before = len(sets[state])
+                sets[state] |= wanted
+                changed += len(sets[state]) - before
+            new = {(a, b, int(s)) for s, part in sets.items() for a, b in part}
+            old = set(there)
+            # DELETE first: a row that changes its end keeps its key.
+            self._cursor.executemany(
+                "DELETE FROM group_range WHERE stream_no = ? AND group_no = ? AND lo = ?",
+                [(no, group, row[0]) for row in old - new],
+            )
+            self._cursor.executemany(
+                "INSERT INTO group_range (stream_no, group_no, lo, hi, state) "
+                "VALUES (?, ?, ?, ?, ?)",
+                [(no, group, *row) for row in new - old],
+            )
+            if state is State.ACKED:
+                self._drop_counts(no, group, lo, hi)
+        return changed
+
+    def _drop_counts(self, no: int, group: int, lo: int, hi: int) -> None:
+        self._cursor.execute(
+            "DELETE FROM delivery_count WHERE stream_no = ? AND group_no = ? AND seq >= ? "
+            "AND seq < ?",
+            (no, group, lo, hi),
+        )
+
+    def _is_early(self, no: int, group: int, ident: int) -> bool:
+        return (
+            self._cursor.execute(
+                "SELECT 1 FROM early_ack WHERE stream_no = ? AND group_no = ? AND id = ?",
+                (no, group, ident),
+            ).fetchone()
+            is not None
+        )
+
+    def _early_count(self, no: int, group: int) -> int:
+        count: int = self._cursor.execute(
+            "SELECT count(*) FROM early_ack WHERE stream_no = ? AND group_no = ?", (no, group)
+        ).get
+        return count
+
+
+def _existing(ranges: Iterable[tuple[int, int]], row: Row) -> RangeSet:
+    """The part of `ranges` that has messages: nothing is done before it has arrived."""
+    end = row.info.last_seq + 1
+    return RangeSet((max(lo, 1), min(hi, end)) for lo, hi in ranges)
+
+
+def _first(ranges: Iterable[tuple[int, int]], count: int) -> Ranges:
+    """The first `count` numbers of `ranges`."""
+    taken = []
+    for lo, hi in ranges:
+        if count <= 0:
+            break
+        taken.append((lo, min(hi, lo + count)))
+        count -= taken[-1][1] - lo
+    return tuple(taken)

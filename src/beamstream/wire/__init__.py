@@ -1,0 +1,1 @@
+"""Bytes <-> events. Pure: no socket, no clock, no asyncio."""

@@ -1,0 +1,1 @@
+"""The protocols of ASAPO: TCP structs, HTTP routes and JSON documents. Pure."""

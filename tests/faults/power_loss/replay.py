@@ -1,0 +1,183 @@
+"""Build the states that a power cut could have left, and check each of them."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from .disk import Answer, Disk, Image, Model, Op, Style
+from .recording import Recording
+
+Check = Callable[[Path, Sequence[Answer]], list[str]]
+"""Looks at a folder as it is after a power cut, given the answers sent until then; returns what is
+wrong, each as ``"kind: details"``."""
+
+_SCRATCH = ("-shm",)
+"""SQLite's index of a log in shared memory is written by mmap and made anew after a crash."""
+
+
+class Report(msgspec.Struct):
+    """What the states of one recording under one model were like."""
+
+    model: Model
+    seed: int
+    ops: int = 0
+    answers: int = 0
+    states: int = 0
+    passes: int = 0
+    bad: int = 0
+    seconds: float = 0.0
+    kinds: Counter[str] = msgspec.field(default_factory=Counter)
+    first: str = ""
+
+    def __str__(self) -> str:
+        text = (
+            f"{self.model.value}: {self.ops} operations, {self.answers} answers, {self.passes} "
+            f"passes, {self.states} states, {self.bad} bad (seed {self.seed}, "
+            f"{self.states / max(self.seconds, 1e-9):.0f} states/s)"
+        )
+        return f"{text} {dict(self.kinds)}, first: {self.first}" if self.bad else text
+
+
+class State(NamedTuple):
+    """One state: after how many operations, which style, and the disk."""
+
+    at: int
+    style: Style
+    image: Image
+    answers: list[Answer]
+
+
+def states(
+    recording: Recording, ops: Sequence[Op], model: Model, styles: Sequence[Style], seed: int
+) -> Iterator[State]:
+    """All states after the first answer, in the order of the operations."""
+    rng = random.Random(seed)
+    disk = Disk(str(recording.root), model, recording.start)
+    for at, op in enumerate(ops, 1):
+        changed = disk.feed(op)
+        if not disk.answers or not (changed or op.kind == "A"):
+            continue
+        for style in styles:
+            yield State(at, style, disk.image(style, rng), disk.answers)
+
+
+def final_image(recording: Recording, ops: Sequence[Op]) -> Image:
+    """What the recording says the folder is like at its end, without any loss."""
+    disk = Disk(str(recording.root), Model.EXT4, recording.start)
+    for op in ops:
+        disk.feed(op)
+    return disk.image(Style.ALL, random.Random(0))
+
+
+def differences(seen: Image, real: Image) -> list[str]:
+    """Paths that differ: empty, if the recorder has missed nothing."""
+    paths = {path for path in seen.files.keys() | real.files.keys() if not path.endswith(_SCRATCH)}
+    wrong = [path for path in paths if seen.files.get(path) != real.files.get(path)]
+    return sorted(wrong) + sorted(seen.folders ^ real.folders)
+
+
+class Bench:
+    """A folder that is made to hold one state after the other, with as little work as possible."""
+
+    def __init__(self, out: Path, root: Path) -> None:
+        self.out = out
+        self._root = str(root)
+        self._laid: dict[str, tuple[bytes, tuple[int, int, int]]] = {}
+
+    def lay(self, image: Image) -> None:
+        wanted = {
+            self._there(path): content
+            for path, content in image.files.items()
+            if not path.endswith(_SCRATCH)
+        }
+        folders = {self._there(path) for path in image.folders} | {str(self.out)}
+        for folder, _, names in os.walk(self.out, topdown=False):
+            for name in names:
+                path = os.path.join(folder, name)
+                if path not in wanted or not self._is_laid(path, wanted[path]):
+                    os.unlink(path)
+            if folder not in folders:
+                os.rmdir(folder)
+        for folder in sorted(folders):
+            os.makedirs(folder, exist_ok=True)
+        for path, content in wanted.items():
+            if not os.path.exists(path):
+                self._write(path, content)
+
+    def _there(self, path: str) -> str:
+        return str(self.out) + path[len(self._root) :]
+
+    def _is_laid(self, path: str, content: bytes) -> bool:
+        laid = self._laid.get(path)
+        return laid is not None and laid[0] is content and laid[1] == _stamp(path)
+
+    def _write(self, path: str, content: bytes) -> None:
+        mode = 0o600 if os.path.basename(path) in ("key", "node.db") else 0o644
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        try:
+            view = memoryview(content)
+            while view:
+                view = view[os.write(fd, view) :]
+        finally:
+            os.close(fd)
+        self._laid[path] = (content, _stamp(path))
+
+
+def _stamp(path: str) -> tuple[int, int, int]:
+    status = os.stat(path)
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def replay(
+    recording: Recording,
+    ops: Sequence[Op],
+    model: Model,
+    check: Check,
+    *,
+    out: Path,
+    seed: int,
+    seconds: float = 0.0,
+    stop_at_bad: int = 0,
+) -> Report:
+    """Check every state after the first answer, then random ones until `seconds` have passed.
+
+    The first pass is always complete: nothing unsynced, everything, and two random subsets at each
+    operation. With `stop_at_bad`, return after so many bad states.
+    """
+    report = Report(model, seed, len(ops), sum(op.kind == "A" for op in ops))
+    began = time.monotonic()
+    bench = Bench(out, recording.root)
+    styles = [Style.NONE, Style.ALL, Style.RANDOM, Style.RANDOM]
+    while not report.passes or report.seconds < seconds:
+        for state in states(recording, ops, model, styles, seed + report.passes):
+            bench.lay(state.image)
+            _note(report, state, check(out, state.answers), ops)
+            report.seconds = time.monotonic() - began
+            if (report.passes and report.seconds >= seconds) or report.bad >= stop_at_bad > 0:
+                break
+        report.passes += 1
+        if report.bad >= stop_at_bad > 0:
+            break
+        styles = [Style.RANDOM, Style.RANDOM]
+    shutil.rmtree(out, ignore_errors=True)
+    return report
+
+
+def _note(report: Report, state: State, wrong: list[str], ops: Sequence[Op]) -> None:
+    report.states += 1
+    if wrong:
+        report.bad += 1
+        report.kinds.update({text.split(":")[0] for text in wrong})
+        if not report.first:
+            op = ops[state.at - 1]
+            where = f"after operation {state.at} ({op.kind} {op.path})"
+            report.first = f"{where}, {state.style.value}: {wrong[:3]}"

@@ -1,0 +1,142 @@
+"""A node under the recorder, used by several clients at once; all that it is asked is noted."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from beamstream.store.files import digest_of
+from beamstream.testing.checker import metadata, payload, payload_nbytes
+from beamstream.testing.node import NodeProcess
+from beamstream.wire.asapo.structs import Code
+
+from ..raw import CACHE_MODE, FILE_MODE, RawConsumer, RawProducer, Target
+from .promises import Promises, Sent
+from .recording import Recording
+
+GROUP = "online"
+FINISH_NAME = "asapo_finish_stream"
+
+
+class Workload:
+    """Sends `messages` on each of three connections, reads and acknowledges one stream.
+
+    Parameters
+    ----------
+    recording : of the node's folder.
+    """
+
+    def __init__(self, recording: Recording, seed: int, messages: int) -> None:
+        self.recording = recording
+        self.seed = seed
+        self.messages = messages
+        self.promises = Promises()
+        self._lock = threading.Lock()
+        self._stored = threading.Semaphore(0)
+        self._errors: list[BaseException] = []
+
+    def run(self, node: NodeProcess) -> None:
+        """Start the node, let all clients work, and stop it."""
+        node.start()
+        target = Target(node)
+        work: list[Callable[[], None]] = [
+            lambda: self._send(target, "small", 1_000, 5_000, lambda id: f"small/{id}"),
+            lambda: self._send(target, "large", 5_000, 150_000, lambda id: f"large/{id}"),
+            lambda: self._send(target, "folders", 1_000, 9_000, lambda id: f"f{id}/a/{id}"),
+            lambda: self._send_to_cache(target),
+            lambda: self._read(target),
+        ]
+        threads = [threading.Thread(target=self._guarded, args=(one,)) for one in work]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(120)
+            assert not thread.is_alive(), "a client hangs"
+        node.terminate()
+        if self._errors:
+            raise self._errors[0]
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - it is raised again by `run`
+            self._errors.append(error)
+            # Let the reader come to its end.
+            self._stored.release(10 * self.messages)
+
+    def _note(self, port: int, sent: Sent) -> None:
+        with self._lock:
+            self.promises.add(port, sent)
+
+    def _send(
+        self, target: Target, stream: str, lo: int, hi: int, name: Callable[[int], str]
+    ) -> None:
+        seed = self.seed + len(stream)
+        with RawProducer(target) as producer:
+            self._note(producer.port, Sent(""))  # the login
+            for id in range(1, self.messages + 1):
+                data = payload(seed, id, payload_nbytes(seed, id, lo, hi))
+                meta = metadata(seed, id)
+                path = f"processed/{name(id)}"
+                text = json.dumps(meta).encode()
+                self._note(
+                    producer.port,
+                    Sent("put", stream, id, path, len(data), digest_of(data), text),
+                )
+                reply = producer.put(id, path, data, meta, stream=stream)
+                assert reply.code == Code.SUCCESS, reply
+                if stream == "small":
+                    self._stored.release()
+            self._note(producer.port, Sent("finish", stream, self.messages))
+            self._finish(producer, stream)
+
+    def _finish(self, producer: RawProducer, stream: str) -> None:
+        meta = {"next_stream": "asapo_no_next"}
+        reply = producer.put(self.messages + 1, FINISH_NAME, b"", meta, stream=stream, mode=2)
+        assert reply.code == Code.SUCCESS, reply
+
+    def _send_to_cache(self, target: Target) -> None:
+        """Messages that promise nothing about the disk, between the others."""
+        with RawProducer(target) as producer:
+            for id in range(1, self.messages + 1):
+                data, meta = payload(self.seed, id, 2_000), metadata(self.seed, id)
+                reply = producer.put(id, f"c/{id}", data, meta, stream="cached", mode=CACHE_MODE)
+                assert reply.code == Code.SUCCESS, reply
+
+    def _read(self, target: Target) -> None:
+        with RawConsumer(target) as consumer:
+            consumer.http.connect()
+            for _ in range(self.messages):
+                assert self._stored.acquire(timeout=60)
+                self._note(consumer.port, Sent(""))
+                status, record = consumer.next(GROUP, "small")
+                assert status == 200, record
+                sent = Sent("ack", "small", record["_id"], group=GROUP)
+                self._note(consumer.port, sent)
+                status, text = consumer.ack(GROUP, "small", record["_id"])
+                assert status == 200, text
+
+
+def record_node(
+    library: Path, folder: Path, seed: int, messages: int, module: str = "beamstream.cli.main"
+) -> Workload:
+    """Record a node that starts on a new folder, works, and stops."""
+    recording = Recording(library, folder / "data", folder / "log")
+    workload = Workload(recording, seed, messages)
+    node = NodeProcess(
+        recording.root,
+        cache="64MiB",
+        durability="disk",
+        env=recording.env,
+        module=module,
+    )
+    try:
+        workload.run(node)
+    finally:
+        node.kill()
+    return workload
+
+
+__all__ = ["FILE_MODE", "Workload", "record_node"]
