@@ -15,10 +15,10 @@ demo:
 	@tools/setup run beamstream demo $(ARGS)
 
 test:
-	@tools/setup test pytest --doctest-modules -m "not long" $(or $(ARGS),src tests)
+	@tools/setup test pytest -m "not long" $(ARGS)
 
 test-long:
-	@tools/setup test pytest --doctest-modules $(or $(ARGS),src tests)
+	@tools/setup test pytest $(ARGS)
 
 check:
 	@tools/setup test ruff check src tests benchmarks tools

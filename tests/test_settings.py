@@ -62,6 +62,7 @@ def test_flags_beat_environment_beats_file(tmp_path: Path) -> None:
         ({}, {}, "data-port = ':1'", "data_port"),
         ({}, {}, "[folder]\nlayout = 'data'", "folders.layout"),
         ({}, {}, "[folders]\nlayuot = 'data'", "folders.layout"),
+        ({}, {}, "[folder]", "folders.core"),
         ({}, {}, "[http]\nhost = 'x'", "http"),
         ({}, {}, "[folders.deep]\nlayout = 'data'", "folders.core"),
     ],
@@ -74,6 +75,12 @@ def test_unknown_names_are_refused(
     with pytest.raises(BadSetting, match="there is no setting") as caught:
         load(flags, environ, file)
     assert near in caught.value.hint
+
+
+def test_a_table_may_be_empty(tmp_path: Path) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text("[folders]\n[log]\n")
+    assert load({}, {}, file)[0] == Settings()
 
 
 def test_variables_of_clients_are_not_settings() -> None:

@@ -51,11 +51,11 @@ PAYLOAD_NBYTES_MAX: Final = 8 * GIB
 DATASET_SIZE_MAX: Final = 65_536
 """Substreams of one dataset: modules of a detector."""
 
-CONNECTIONS_MAX: Final = 1024
+CONNECTIONS_MAX: Final = 2048
 """Per door; each costs up to 256 KiB."""
 
-CONNECTIONS_PER_CLIENT_MAX: Final = 64
-"""Per token and instance: an official producer opens at most 32."""
+CONNECTIONS_PER_CLIENT_MAX: Final = 512
+"""Per token and instance: an official producer opens up to 32, and a program may have many."""
 
 PRODUCER_CONNECTIONS_MAX: Final = 32
 """What discovery tells producers as MaxConnections, as the original does."""
@@ -158,3 +158,6 @@ HTTP_PIPELINED_MAX: Final = 64
 
 BACKLOG: Final = 1024
 """Connections that may wait to be accepted."""
+
+MEANT_SECONDS: Final = 10.0
+"""How long a producer's "auto" is taken for the same beamtime before it is asked again."""

@@ -9,9 +9,7 @@ does nothing.
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import re
-import string
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -22,6 +20,35 @@ import msgspec
 from beamstream import limits
 from beamstream.errors import BadSetting
 from beamstream.model import Level
+from beamstream.settings_values import (
+    Address,
+    one_of,
+    parse_absolute,
+    parse_address,
+    parse_boolean,
+    parse_cache_size,
+    parse_host,
+    parse_level,
+    parse_path,
+    parse_share,
+    parse_size,
+    show_size,
+    template,
+)
+
+__all__ = [
+    "KEYS",
+    "Address",
+    "Folders",
+    "Log",
+    "Origins",
+    "Settings",
+    "items",
+    "load",
+    "parse_address",
+    "parse_size",
+    "show_size",
+]
 
 ENVIRONMENT_PREFIX: Final = "BEAMSTREAM_"
 
@@ -36,37 +63,9 @@ _FILE_NBYTES_MAX: Final = limits.MIB
 _NOT_SETTINGS: Final = re.compile(
     ENVIRONMENT_PREFIX + "(URL|TOKEN|BEAMTIME|CONFIG|SHARED|TEST_.*|BENCH_.*)"
 )
-_HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
-_SIZE: Final = re.compile(r"\s*(\d{1,19}(?:\.\d{1,6})?)\s*([kKMGT]?)(i?)[bB]?\s*")
-_SIZE_MAX: Final = 2**63
-_UNITS: Final = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4}
 
 Origins = dict[str, str]
 """Name of a setting -> where its value comes from, in words."""
-
-
-class Address(msgspec.Struct, frozen=True):
-    """Where a door listens. Port 0 asks for any free one.
-
-    >>> str(Address("127.0.0.1", 8400))
-    '127.0.0.1:8400'
-    """
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-    @property
-    def is_loopback(self) -> bool:
-        """Only programs on this machine can reach it."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
 
 
 class Folders(msgspec.Struct, frozen=True):
@@ -204,7 +203,7 @@ def _from_file(file: Path) -> dict[str, tuple[object, str]]:
 
 def _flatten(document: dict[str, Any]) -> Iterator[tuple[str, object]]:
     for name, value in document.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and (value or any(key.startswith(f"{name}.") for key in KEYS)):
             yield from ((f"{name}.{inner}", below) for inner, below in value.items())
         else:
             yield name, value
@@ -245,170 +244,7 @@ def _known(shown: str, name: str, origin: str, known: list[str]) -> None:
     )
 
 
-# ----------------------------------------------------------------------------- the values
-
-
-def parse_size(text: object) -> int:
-    """Return nbytes from a number or a text such as ``1GiB``, ``500M`` (10^6) or ``64k``.
-
-    Raises
-    ------
-    BadSetting : it is not a size.
-
-    >>> parse_size("1.5 GiB"), parse_size("500M")
-    (1610612736, 500000000)
-    """
-    hint = "for example 1GiB, 500M or 65536"
-    if isinstance(text, int) and not isinstance(text, bool) and 0 <= text < _SIZE_MAX:
-        return text
-    found = _SIZE.fullmatch(text) if isinstance(text, str) and text.isascii() else None
-    if found is None:
-        raise BadSetting(f"{_shown(text)} is not a size", hint=hint)
-    number, unit, binary = found.groups()
-    whole, _, fraction = number.partition(".")
-    factor: int = (1024 if binary else 1000) ** _UNITS[unit]
-    # Whole numbers only: floats would round sizes above 2^53 bytes.
-    nbytes = int(whole) * factor + int(fraction or 0) * factor // int(10 ** len(fraction))
-    if nbytes >= _SIZE_MAX:
-        raise BadSetting(f"{_shown(text)} is more than any machine has", hint=hint)
-    return nbytes
-
-
-def show_size(nbytes: int) -> str:
-    """Write a number of bytes in the largest unit that leaves no remainder.
-
-    >>> show_size(2**30), show_size(500_000_000), show_size(1000)
-    ('1GiB', '500M', '1k')
-    """
-    for factor, unit in ((1024, "iB"), (1000, "")):
-        for power, letter in ((4, "T"), (3, "G"), (2, "M"), (1, "k" if not unit else "K")):
-            if nbytes and nbytes % factor**power == 0:
-                return f"{nbytes // factor**power}{letter}{unit}"
-    return str(nbytes)
-
-
-def parse_address(text: object) -> Address:
-    """Return the address in ``HOST:PORT``; ``:PORT`` leaves the host empty.
-
-    Raises
-    ------
-    BadSetting : it is not an address.
-
-    >>> parse_address("[::1]:0")
-    Address(host='::1', port=0)
-    """
-    hint = "HOST:PORT, for example 127.0.0.1:8400; port 0 takes any free one"
-    if isinstance(text, Address):
-        return text
-    host, colon, port = text.rpartition(":") if isinstance(text, str) else ("", "", "")
-    if not colon or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
-        raise BadSetting(f"{_shown(text)} is not an address", hint=hint)
-    if host.startswith("[") and host.endswith("]"):
-        host = _ipv6(host[1:-1], text, hint)
-    elif host and not _HOST.fullmatch(host):
-        raise BadSetting(f"{_shown(text)} is not an address", hint=hint)
-    return Address(host, int(port))
-
-
-def _ipv6(host: str, text: object, hint: str) -> str:
-    try:
-        return str(ipaddress.IPv6Address(host))
-    except ValueError:
-        raise BadSetting(f"{_shown(text)} is not an address", hint=hint) from None
-
-
-def _shown(value: object) -> str:
-    return repr(value)[:80]
-
-
-def _cache_size(value: object) -> int:
-    nbytes = parse_size(value)
-    if nbytes < limits.CACHE_NBYTES_MIN:
-        raise BadSetting(
-            f"a cache of {nbytes} bytes is too small",
-            hint=f"at least {show_size(limits.CACHE_NBYTES_MIN)}",
-        )
-    return nbytes
-
-
-def _share(value: object) -> float:
-    largest = 1 / limits.CACHE_ARENAS
-    try:
-        share = float(value) if isinstance(value, str | int | float) else 0.0
-    except ValueError:
-        share = 0.0
-    if not 0 < share <= largest:
-        raise BadSetting(
-            f"{_shown(value)} is not a share of the cache", hint=f"above 0, up to {largest}"
-        )
-    return share
-
-
-def _level(value: object) -> Level:
-    if isinstance(value, Level):
-        return value
-    if isinstance(value, str) and value.upper() in Level.__members__:
-        return Level[value.upper()]
-    raise BadSetting(f"{_shown(value)} is not a level", hint="cache, os or disk")
-
-
-def _boolean(value: object) -> bool:
-    known = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value.lower() in known:
-        return known[value.lower()]
-    raise BadSetting(f"{_shown(value)} is neither true nor false")
-
-
-def _host(value: object) -> str:
-    if value == "":
-        return ""
-    if isinstance(value, str) and _HOST.fullmatch(value):
-        return value
-    raise BadSetting(f"{_shown(value)} is not a host", hint="a name or IPv4 address, without port")
-
-
-def _path(value: object) -> Path:
-    text = str(value) if isinstance(value, str | Path) else ""
-    if not text or "\0" in text:
-        raise BadSetting(f"{_shown(value)} is not a path")
-    return Path(text).expanduser() if text.startswith("~") else Path(text)
-
-
-def _absolute(value: object) -> Path:
-    path = _path(value)
-    if not path.is_absolute():
-        raise BadSetting(f"{_shown(value)} is not an absolute path")
-    return path
-
-
-def _template(*needed: str) -> Callable[[object], str]:
-    def parse(value: object) -> str:
-        text = str(_path(value))
-        try:
-            parts = list(string.Formatter().parse(text))
-        except ValueError as error:
-            raise BadSetting(f"{_shown(value)} is not a template: {error}") from None
-        fields = [field for _, field, _, _ in parts if field is not None]
-        plain = all(not spec and not conversion for _, _, spec, conversion in parts)
-        if not plain or not set(needed) <= set(fields) <= {"data", "beamtime", "beamline"}:
-            raise BadSetting(
-                f"{_shown(value)} is not a template of a beamtime's folder",
-                hint=f"it needs {{{'} and {'.join(needed)}}}, may have {{data}} and {{beamline}}",
-            )
-        return text
-
-    return parse
-
-
-def _one_of(*words: str) -> Callable[[object], str]:
-    def parse(value: object) -> str:
-        if value not in words:
-            raise BadSetting(f"{_shown(value)} is not possible", hint=", ".join(words))
-        return str(value)
-
-    return parse
+# ------------------------------------------------------------------------- all the settings
 
 
 class Key(NamedTuple):
@@ -433,33 +269,35 @@ def _show_optional(path: Path | None) -> str:
 
 
 KEYS: Final[dict[str, Key]] = {
-    "data": Key(("data",), _path, "data folder"),
+    "data": Key(("data",), parse_path, "data folder"),
     "http": Key(("http",), parse_address, "address for HTTP"),
     "ingest": Key(("ingest",), parse_address, "address for producers of ASAPO"),
     "data_port": Key(("data_port",), parse_address, "address of the data server of ASAPO"),
-    "cache": Key(("cache_nbytes",), _cache_size, "size of the cache", show_size),
-    "cache_share": Key(("cache_share",), _share, "largest payload in the cache, as a share"),
-    "durability": Key(("durability",), _level, "cache, os or disk", _show_level),
-    "advertise": Key(("advertise",), _host, "host that is told to clients"),
+    "cache": Key(("cache_nbytes",), parse_cache_size, "size of the cache", show_size),
+    "cache_share": Key(("cache_share",), parse_share, "largest payload in the cache, as a share"),
+    "durability": Key(("durability",), parse_level, "cache, os or disk", _show_level),
+    "advertise": Key(("advertise",), parse_host, "host that is told to clients"),
     "allow_network": Key(
         ("allow_network",),
-        _boolean,
+        parse_boolean,
         "addresses without a host are on all interfaces instead of loopback",
         _show_boolean,
     ),
     "folders.layout": Key(
-        ("folders", "layout"), _one_of("data", "template", "asapo"), "where files lie"
+        ("folders", "layout"), one_of("data", "template", "asapo"), "where files lie"
     ),
-    "folders.core": Key(("folders", "core"), _template("beamtime"), "core folder of a beamtime"),
+    "folders.core": Key(("folders", "core"), template("beamtime"), "core folder of a beamtime"),
     "folders.beamline": Key(
-        ("folders", "beamline"), _template("beamtime", "beamline"), "beamline folder of a beamtime"
+        ("folders", "beamline"), template("beamtime", "beamline"), "beamline folder of a beamtime"
     ),
-    "folders.root": Key(("folders", "root"), _absolute, "root of core folders", _show_optional),
+    "folders.root": Key(
+        ("folders", "root"), parse_absolute, "root of core folders", _show_optional
+    ),
     "folders.online_root": Key(
-        ("folders", "online_root"), _absolute, "root of beamline folders", _show_optional
+        ("folders", "online_root"), parse_absolute, "root of beamline folders", _show_optional
     ),
-    "log.level": Key(("log", "level"), _one_of("debug", "info", "warning", "error"), "log level"),
-    "log.format": Key(("log", "format"), _one_of("auto", "text", "json"), "form of log lines"),
+    "log.level": Key(("log", "level"), one_of("debug", "info", "warning", "error"), "log level"),
+    "log.format": Key(("log", "format"), one_of("auto", "text", "json"), "form of log lines"),
 }
 """All settings, in the order in which they are shown."""
 

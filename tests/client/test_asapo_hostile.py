@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from beamstream import limits
 from beamstream.client.asapo import NotInCache, Producer
 from beamstream.client.asapo.address import parse_address
 from beamstream.client.asapo.http import Http
+from beamstream.client.asapo.link import Link
 from beamstream.errors import (
     BadInput,
     BadName,
@@ -22,8 +24,9 @@ from beamstream.errors import (
     TooLarge,
 )
 from beamstream.wire.asapo.calls import Call, Kind
+from beamstream.wire.asapo.structs import pack_reply
 
-from .scripted import TOKEN, broker, consuming, http, read_http, record, serve
+from .scripted import TOKEN, broker, consuming, http, read_http, read_request, record, serve
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../../b", "a//b", "x\x00y"])
@@ -236,3 +239,49 @@ def test_addresses_are_read_or_refused(text: str) -> None:
     except BadInput:
         return
     assert parse_address(str(address)) == address
+
+
+# ------------------------------------------------------------------------------ tcp links
+
+
+def test_a_peer_that_says_nothing_is_given_up() -> None:
+    def handle(connection: socket.socket, number: int) -> None:
+        while connection.recv(100_000):
+            pass
+
+    with serve(handle) as own:
+        link = Link(parse_address(own), 0.1)
+        with pytest.raises(TimedOut, match="sends nothing"):
+            link.ask((bytes(2120),))
+        link.close()
+
+
+def test_a_peer_that_takes_nothing_is_given_up() -> None:
+    done = threading.Event()
+
+    def handle(connection: socket.socket, number: int) -> None:
+        assert done.wait(30)
+
+    with serve(handle) as own:
+        link = Link(parse_address(own), 0.1)
+        with pytest.raises(TimedOut, match="takes nothing"):
+            link.ask((bytes(2120), bytes(50_000_000)))
+        done.set()
+        link.close()
+
+
+def test_a_data_server_that_stops_within_a_payload_is_not_believed() -> None:
+    def handle(connection: socket.socket, number: int) -> None:
+        read_request(connection)
+        connection.sendall(pack_reply(6, 0) + b"hel")
+
+    with (
+        serve(handle) as source,
+        broker(lambda call, body: http(200, record(source=source, buf_id=1, ingest_mode=9))) as (
+            endpoint,
+            _,
+        ),
+        consuming(endpoint) as consumer,
+        pytest.raises(NotInCache),
+    ):
+        consumer.next("g", "s")

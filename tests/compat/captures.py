@@ -12,6 +12,7 @@ from compat.doors import shared_folder
 from compat.wire import HEADER, REPLY, Answer, Reply
 
 META_SIZE_OFFSET = 24
+BAD_TOKEN = b"bad.token.x"
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,12 @@ def with_tokens(request: bytes, tokens: dict[str, str]) -> bytes:
     return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
 
-def with_credentials(request: bytes, old: str, new: str) -> bytes:
-    """An authorize request with another token and the size of its metadata put right."""
-    meta = request[HEADER.size :].replace(old.encode(), new.encode())
+def with_credentials(request: bytes, token: str) -> bytes:
+    """An authorize request with another good token, the size of its metadata put right."""
+    credentials, _, recorded = request[HEADER.size :].rpartition(b"%")
+    if recorded == BAD_TOKEN:
+        return request
+    meta = credentials + b"%" + token.encode()
     head = bytearray(request[: HEADER.size])
     struct.pack_into("<Q", head, META_SIZE_OFFSET, len(meta))
     return bytes(head) + meta

@@ -61,6 +61,9 @@ def lacks(*parts: str) -> Callable[[str], bool]:
 
 
 DIFFERENCES: Final[dict[tuple[str, str, str], Difference]] = {
+    ("broker", "GET /v0.5/beamtime/bt1/raw/d/0/1?token=TOKEN", ""): Difference(
+        "C37", 400, contains("datasets")
+    ),
     ("broker", "GET /v0.5/beamtime/bt1/raw/s/0/9?token=TOKEN", ""): Difference(
         "C6", 409, contains('"id_max":1', '"next_stream":"nx"')
     ),
@@ -84,8 +87,6 @@ DIFFERENCES: Final[dict[tuple[str, str, str], Difference]] = {
     ("discovery", "GET /v0.1/asapo-broker?protocol=v0.4", ""): Difference(
         "C15", 415, contains("unknown protocol")
     ),
-    ("authorizer", "POST /introspect", '{"Token": "TOKEN"}'): Difference("C17", 404),
-    ("authorizer", "POST /introspect", '{"Token":"x"}'): Difference("C17", 404),
     (
         "authorizer",
         "POST /authorize",
@@ -103,6 +104,9 @@ QUOTED: Final = [
 """What the description quotes; of other refusals only the status has to be the same."""
 
 DATA: Final = {"": b"abc", "again": b"abc", "other size": b"abcd", "bad meta": b"abc"}
+LAST_ID_OF_A_FINISHED_STREAM: Final = "op 4 id 0 custom (0, 0, 0) path '' stream 's' meta '' "
+"""The original counts the end mark as a message here, and only here (row C36)."""
+
 EXTRA_KEYS: Final = {
     "schema_version", "dataset_size", "time_id", "stream", "ib_source", "ingest_mode", "timestamp",
 }  # fmt: skip
@@ -124,11 +128,12 @@ class Asker:
     def __init__(self, doors: Doors) -> None:
         self.doors = doors
         self.http = doors.http()
+        self.token = doors.node.token(doors.beamtime, "read,write")
         self.tcp: Tcp | None = None
         self.folder_token = doors.folder_token()
-        self.transfers = iter(["", f"Bearer {self.folder_token}", f"Bearer {doors.token}"])
+        self.transfers = iter(["", f"Bearer {self.folder_token}", f"Bearer {self.token}"])
         self.got = [self._ask(line) for line in LINES]
-        self.http.socket.close()
+        self.http.close()
         self._hang_up()
 
     def _ask(self, line: dict[str, Any]) -> Answer | Reply | str:
@@ -136,8 +141,8 @@ class Asker:
             return self._ask_receiver(line["request"])
         if line["status"] == "-":
             return self.folder_token
-        method, target = line["request"].replace("TOKEN", self.doors.token).split(" ", 1)
-        body = line["request_body"].replace("TOKEN", self.doors.token)
+        method, target = line["request"].replace("TOKEN", self.token).split(" ", 1)
+        body = line["request_body"].replace("TOKEN", self.token)
         headers = {}
         if line["service"] == "file transfer":
             cookie = next(self.transfers)
@@ -146,6 +151,7 @@ class Asker:
             method, PREFIXES[line["service"]] + target, body if method == "POST" else None, headers
         )
         if answer.headers.get("connection", "").lower() == "close":
+            self.http.close()
             self.http = self.doors.http()
         return answer
 
@@ -175,7 +181,7 @@ class Asker:
             op,
             id,
             data,
-            meta=meta.replace("TOKEN", self.doors.token) if op == AUTHORIZE else meta,
+            meta=meta.replace("TOKEN", self.token) if op == AUTHORIZE else meta,
             custom=(mode, substream, size),
             path=path,
             stream=stream,
@@ -184,7 +190,7 @@ class Asker:
 
     def _hang_up(self) -> None:
         if self.tcp:
-            self.tcp.socket.close()
+            self.tcp.close()
         self.tcp = None
 
 
@@ -242,6 +248,9 @@ def check_reply(line: dict[str, Any], got: Reply | str) -> None:
     assert isinstance(got, Reply)
     assert (got.op, got.code) == (line["reply_op"], line["error_code"]), got
     expected = line["message"]
+    if line["request"] == LAST_ID_OF_A_FINISHED_STREAM:
+        assert json.loads(expected)["lastId"] == 2
+        expected = expected.replace('"lastId":2', '"lastId":1')
     if expected.startswith("{"):
         assert normal(masked(json.loads(got.text))) == normal(masked(json.loads(expected)))
         return

@@ -70,17 +70,16 @@ class Replay:
 
     def __init__(self, doors: Doors) -> None:
         self.doors = doors
-        self.recorded_token = recorded_token(CAPTURES)
-        self.tokens = {self.recorded_token: doors.token}
+        self.tokens = {recorded_token(CAPTURES): doors.token}
         self.http = doors.http()
         self.receiver: Tcp | None = None
         self.answers: dict[int, tuple[Answer | Reply, bytes]] = {}
         for capture in CAPTURES:
             self._prepare(capture.number)
             self.answers[capture.number] = self._play(capture)
-        self.http.socket.close()
+        self.http.close()
         if self.receiver:
-            self.receiver.socket.close()
+            self.receiver.close()
 
     def _prepare(self, number: int) -> None:
         for stream, id, path in STREAMS_MADE_UNRECORDED.get(number, []):
@@ -107,6 +106,7 @@ class Replay:
         if answer.status == 100:
             answer = self.http.answer()
         if answer.headers.get("connection", "").lower() == "close":
+            self.http.close()
             self.http = self.doors.http()
         return answer
 
@@ -126,7 +126,7 @@ class Replay:
         if capture.op == AUTHORIZE:
             self._hang_up()
             self.receiver = self.doors.tcp()
-            request = with_credentials(request, self.recorded_token, self.doors.token)
+            request = with_credentials(request, self.doors.token)
         wire = self._logged_in()
         wire.send(request)
         reply = wire.reply()
@@ -142,7 +142,7 @@ class Replay:
 
     def _hang_up(self) -> None:
         if self.receiver:
-            self.receiver.socket.close()
+            self.receiver.close()
         self.receiver = None
 
 

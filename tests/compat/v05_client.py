@@ -42,7 +42,7 @@ class Producer05:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.wire.socket.close()
+        self.wire.close()
 
     def login(self, version: str = VERSION) -> Reply:
         return self.wire.ask(wire.AUTHORIZE, meta=self.credentials, version=version)
@@ -110,7 +110,7 @@ class Consumer05:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.http.socket.close()
+        self.http.close()
 
     def target(self, stream: str, rest: str, query: str = "") -> str:
         base = f"/{VERSION}/beamtime/{self.beamtime}/{escape(self.source)}"

@@ -99,6 +99,9 @@ class Wire:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
         self.socket.close()
 
     def send(self, *parts: bytes) -> None:
@@ -125,7 +128,7 @@ class Wire:
     def abort(self) -> None:
         """Close so that the other side gets a reset instead of an end."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.socket.close()
+        self.close()
 
 
 class Tcp(Wire):
@@ -206,6 +209,10 @@ class Http(Wire):
         super().__init__(address, seconds)
         self.host = f"{address[0]}:{address[1]}"
         self._stream = self.socket.makefile("rb")
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
 
     def answer(self) -> Answer:
         line = self._stream.readline(65536)

@@ -11,8 +11,8 @@ import pytest
 
 from .power_loss.recording import build_recorder
 
-SHORT_S = float(os.environ.get("BEAMSTREAM_FAULT_SECONDS", "60"))
-LONG_S = float(os.environ.get("BEAMSTREAM_FAULT_LONG_SECONDS", "900"))
+SHORT_S = float(os.environ.get("FAULT_SECONDS", "60"))
+LONG_S = float(os.environ.get("FAULT_LONG_SECONDS", "900"))
 
 
 @pytest.fixture(
@@ -24,16 +24,16 @@ LONG_S = float(os.environ.get("BEAMSTREAM_FAULT_LONG_SECONDS", "900"))
     ]
 )
 def seconds(request: pytest.FixtureRequest) -> float:
-    """How long a big test goes on; BEAMSTREAM_FAULT_SECONDS sets it."""
+    """How long a big test goes on; FAULT_SECONDS sets it."""
     return float(request.param)
 
 
 @pytest.fixture
 def seed() -> int:
-    """A new seed for each run, or BEAMSTREAM_FAULT_SEED; printed with the result."""
-    text = os.environ.get("BEAMSTREAM_FAULT_SEED", "")
+    """A new seed for each run, or FAULT_SEED; printed with the result."""
+    text = os.environ.get("FAULT_SEED", "")
     seed = int(text) if text else secrets.randbelow(10**6)
-    print(f"BEAMSTREAM_FAULT_SEED={seed}")
+    print(f"FAULT_SEED={seed}")
     return seed
 
 

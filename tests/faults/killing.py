@@ -28,6 +28,7 @@ READ = {BY_ARRIVAL: STREAMS, BY_ID: [AUTO, OFFICIAL, LARGE]}
 
 _ANSWERS_BETWEEN_KILLS = (1, 120)
 _STALL_S = 60.0
+_DRAIN_S = 10 * LEASE_S
 
 
 def make_actors(gate: Gate, history: History, target: Target) -> tuple[list[Actor], list[Actor]]:
@@ -63,17 +64,16 @@ def kill_rounds(node: NodeProcess, *, seconds: float, seed: int, kills: int = 0)
     gate.open()
     for actor in senders + readers:
         actor.start()
-    ends = time.monotonic() + seconds
-    done = 0
-    while time.monotonic() < ends if not kills else done < kills:
-        _wait_for_answers(history, schedule.randint(*_ANSWERS_BETWEEN_KILLS), senders + readers)
-        _kill(node, gate, history)
-        done += 1
-    gate.stop.set()
-    for actor in senders:
-        actor.join(120)
-    _wait_for_readers(target, readers)
-    gate.drain.set()
+    try:
+        _kill_again_and_again(node, gate, history, schedule, senders + readers, seconds, kills)
+        gate.stop.set()
+        for actor in senders:
+            actor.join(120)
+        left = _wait_for_readers(target, readers)
+    finally:
+        gate.stop.set()
+        gate.drain.set()
+        gate.open()
     for actor in readers:
         actor.join(60)
     # The cache is gone: all payloads are read from the disk.
@@ -81,8 +81,26 @@ def kill_rounds(node: NodeProcess, *, seconds: float, seed: int, kills: int = 0)
     snapshot = read_back(node, STREAMS)
     snapshot.auto.add(AUTO)
     snapshot.drained = {(group, stream) for group, streams in READ.items() for stream in streams}
+    snapshot.left = left
     node.check_log()
     return verify(history, snapshot, lease_s=LEASE_S)
+
+
+def _kill_again_and_again(
+    node: NodeProcess,
+    gate: Gate,
+    history: History,
+    schedule: random.Random,
+    actors: list[Actor],
+    seconds: float,
+    kills: int,
+) -> None:
+    ends = time.monotonic() + seconds
+    done = 0
+    while time.monotonic() < ends if not kills else done < kills:
+        _wait_for_answers(history, schedule.randint(*_ANSWERS_BETWEEN_KILLS), actors)
+        _kill(node, gate, history)
+        done += 1
 
 
 def _wait_for_answers(history: History, count: int, actors: list[Actor]) -> None:
@@ -101,9 +119,10 @@ def _kill(node: NodeProcess, gate: Gate, history: History) -> None:
     gate.open()
 
 
-def _wait_for_readers(target: Target, readers: list[Actor]) -> None:
-    """Until every group has acknowledged everything."""
-    deadline = time.monotonic() + _STALL_S
+def _wait_for_readers(target: Target, readers: list[Actor]) -> set[tuple[str, str, int]]:
+    """Wait until every group has acknowledged everything; return what they have not."""
+    deadline = time.monotonic() + _DRAIN_S
+    left: set[tuple[str, str, int]] = set()
     with RawConsumer(target) as raw:
         for group, streams in READ.items():
             for stream in streams:
@@ -111,6 +130,8 @@ def _wait_for_readers(target: Target, readers: list[Actor]) -> None:
                     for actor in readers:
                         actor.check()
                     if time.monotonic() > deadline:
-                        return  # the checker tells what was skipped
+                        left |= {(group, stream, id) for id in open_ids}
+                        break
                     # A held `next` of a group that nobody else is in: waits without being asked.
-                    raw.next(f"waiting {len(open_ids)}", "nowhere")
+                    raw.next("waiting", "nowhere")
+    return left

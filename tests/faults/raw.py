@@ -168,7 +168,7 @@ class RawConsumer:
             reply = unpack_reply(receive(connection, REPLY_NBYTES))
             if reply.code == Code.SUCCESS:
                 return receive(connection, nbytes)
-            assert reply.code == Code.NO_DATA, reply
+            assert reply.code == Code.NO_DATA, (reply, record, connection)
         except OSError:
             self.close_data()
             raise

@@ -298,6 +298,11 @@ def test_skipped(world: World) -> None:
     assert world.verdict()
 
 
+def test_skipped_after_its_first_delivery(world: World) -> None:
+    world.snapshot.left.add((GROUP, STREAM, 3))
+    only(world.verdict(), "skipped")
+
+
 def test_dup_deliver(world: World) -> None:
     world.sent(4)
     world.delivered(4)

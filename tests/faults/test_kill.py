@@ -10,7 +10,12 @@ from beamstream.testing.node import NodeProcess
 
 from .killing import kill_rounds
 
-pytestmark = [pytest.mark.system, pytest.mark.official]
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.official,
+    # Reading in the order of ids is old to the official consumer, and what has to work.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
 
 
 def test_random_kills_lose_nothing(tmp_path: Path, seconds: float, seed: int) -> None:

@@ -49,7 +49,7 @@ class Bystander:
                     self.longest_s = max(self.longest_s, time.monotonic() - begin)
                     self.count = id
                 if data_server is not None:
-                    data_server.socket.close()
+                    data_server.close()
         except BaseException as failure:
             self._failure = failure
 

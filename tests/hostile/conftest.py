@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,9 @@ RSS_GROWTH_NBYTES_MAX = 8 * 2**20
 
 LOG_LINES_MAX = 120
 """Per test: an attack must not fill the disk by way of the log."""
+
+
+NUMBERS = itertools.count()
 
 
 @dataclass
@@ -65,7 +70,7 @@ def doors(target: Target) -> Doors:
 @pytest.fixture
 def source(request: pytest.FixtureRequest) -> str:
     """A data source of the test's own."""
-    return "".join(c if c.isalnum() else "_" for c in request.node.name)[:200]
+    return "{}_{}".format(re.sub(r"\W+", "_", request.node.name)[:200], next(NUMBERS))
 
 
 @pytest.fixture

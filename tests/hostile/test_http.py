@@ -55,8 +55,10 @@ AMBIGUOUS = {
     "HTTP/2": "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "blank in the target": "GET {t} x HTTP/1.1\r\nHost: h\r\n\r\n",
     "no method": " {t} HTTP/1.1\r\nHost: h\r\n\r\n",
-    "bad chunk": "POST {t} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nabcde\r\n",
-    "huge chunk": "POST {t} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nFFFFFFFFFF\r\n",
+    "bad chunk": "POST {t} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+    "-5\r\nabcde\r\n",
+    "huge chunk": "POST {t} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+    "FFFFFFFFFF\r\n",
 }
 
 
@@ -110,7 +112,9 @@ def test_oversize_requests(doors: Doors, request_text: str, status: int) -> None
 def test_chunks_without_end(doors: Doors) -> None:
     target = f"{doors.base()}/0/querymessages{doors.query()}"
     with doors.http() as http:
-        http.send(f"POST {target} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+        http.send(
+            f"POST {target} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+        )
         with contextlib.suppress(ConnectionError):
             for _ in range(50):
                 http.send(b"1000\r\n" + b"x" * 4096 + b"\r\n")
@@ -134,10 +138,14 @@ def test_targets_that_do_not_exist(doors: Doors, target: str) -> None:
         assert http.get("/asapo-discovery/v0.1/asapo-receiver?protocol=v0.7").status == 200
 
 
-@pytest.mark.parametrize("method", ["PUT", "DELETE", "TRACE", "CONNECT", "OPTIONS", "get", "X" * 50])
+@pytest.mark.parametrize(
+    "method", ["PUT", "DELETE", "TRACE", "CONNECT", "OPTIONS", "get", "X" * 50]
+)
 def test_methods(doors: Doors, method: str) -> None:
     with doors.http() as http:
-        got = answers(http, f"{method} {doors.base()}/size{doors.query()} HTTP/1.1\r\nHost: h\r\n\r\n")
+        got = answers(
+            http, f"{method} {doors.base()}/size{doors.query()} HTTP/1.1\r\nHost: h\r\n\r\n"
+        )
         assert len(got) == 1
         assert got[0].status in (400, 404, 405, 501)
         assert b"size" not in got[0].body

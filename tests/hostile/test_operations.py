@@ -64,7 +64,7 @@ def test_unknown_operations_at_the_data_server(doors: Doors, source: str, op: in
 )
 def test_operations_before_the_login(doors: Doors, source: str, op: int) -> None:
     with doors.tcp() as wire:
-        wire.send(header(op, 1, 2**40, 2**40, (9, 1, 1), "processed/x", "s"))
+        wire.send(header(op, 1, 2**20, 100, (9, 1, 1), "processed/x", "s"))
         reply = wire.reply()
         assert reply.code == DENIED
         assert "not authorized" in reply.text

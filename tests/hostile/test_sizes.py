@@ -96,10 +96,15 @@ def test_data_announced_with_a_login(doors: Doors) -> None:
 
 
 def test_a_payload_larger_than_the_cache(doors: Doors, source: str) -> None:
-    """To be kept in memory only it is refused for good, before a byte of it is read."""
+    """To be kept in memory only it is refused for good: it is dropped as it comes."""
+    rss = doors.node.rss_nbytes()
+    nbytes = 128 * 2**20
     with doors.receiver(source) as wire:
-        wire.send(header(TRANSFER, 1, 2**30, 0, (CACHE_ONLY, 0, 0), "processed/x", "s"))
+        wire.send(header(TRANSFER, 1, nbytes, 0, (CACHE_ONLY, 0, 0), "processed/x", "s"))
+        for _ in range(nbytes // 2**20):
+            wire.send(bytes(2**20))
         assert wire.reply().code == WRONG
+        assert doors.node.rss_nbytes() - rss < 2**20
 
 
 @pytest.mark.parametrize("id", [2**63, 2**64 - 1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from beamstream.testing.node import NodeProcess
 from official.clients import Lab
 
 RAN = pytest.StashKey[set[str]]()
+NUMBERS = itertools.count()
 LAST = "test_every_subject_ran"
 
 
@@ -60,6 +62,6 @@ def veteran(node: NodeProcess) -> Iterator[tuple[Lab, float]]:
 def lab(
     node: NodeProcess, veteran: tuple[Lab, float], request: pytest.FixtureRequest
 ) -> Iterator[Lab]:
-    lab = Lab(node, re.sub(r"\W+", "_", request.node.name))
+    lab = Lab(node, "{}_{}".format(re.sub(r"\W+", "_", request.node.name), next(NUMBERS)))
     yield lab
     lab.close()

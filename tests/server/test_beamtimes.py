@@ -139,6 +139,15 @@ def test_auto_follows_the_beamline(beamtimes: Beamtimes, registry: Registry) -> 
     assert beamtimes.resolve("auto", "p01", bt("bt1")).beamtime == "bt1"
 
 
+def test_what_is_meant_makes_no_folders(
+    beamtimes: Beamtimes, registry: Registry, tmp_path: Path
+) -> None:
+    registry.open_beamtime("bt1", "p01", 1)
+    assert beamtimes.meant("auto", "auto", bl("p01")) == "bt1"
+    assert beamtimes.meant("", "", bt("bt7")) == "bt7"
+    assert not (tmp_path / "data").exists()
+
+
 @pytest.mark.parametrize("name", TRAVERSALS)
 def test_traversal_is_refused(
     beamtimes: Beamtimes, registry: Registry, tmp_path: Path, name: str
@@ -266,6 +275,8 @@ def test_lookup_by_beamline(existing: Beamtimes, facility: Facility) -> None:
     assert found.beamline_folder == file.parent
     assert found.place(raw=True) is Root.BEAMLINE
     file.unlink()
+    assert existing.resolve("11003924", "auto", bl("p07")).beamline_folder is None
+    facility.start("p07", "11003925")
     assert existing.resolve("11003924", "auto", bl("p07")).beamline_folder is None
 
 

@@ -4,6 +4,7 @@ import multiprocessing
 import sqlite3
 import string
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -190,6 +191,19 @@ def test_several_processes_write_at_once(path: Path) -> None:
     assert len(registry.tokens()) == 30
     assert registry.node_id > 0
     registry.close()
+
+
+def test_several_threads_use_one_connection(registry: Registry) -> None:
+    def work(name: str) -> int:
+        for number in range(20):
+            registry.open_beamtime(f"{name}{number}", "p01", number)
+            assert registry.beamtime(f"{name}{number}") is not None
+            registry.changed()
+        return len(registry.beamtimes())
+
+    with ThreadPoolExecutor(4) as pool:
+        assert max(pool.map(work, "abcd")) == 80
+    assert sum(row.current for row in registry.beamtimes()) == 1
 
 
 NAMES = st.sampled_from(string.ascii_lowercase[:4])

@@ -84,10 +84,19 @@ def _shape(text: str) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set, so that the end is the same whatever asks for it."""
+    """An event that Ctrl-C and SIGTERM set, so that the end is the same whatever asks for it.
+
+    The second one ends it without a summary.
+    """
     stop = threading.Event()
     names = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(name, lambda *_: stop.set()) for name in names]
+
+    def handle(*_: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = [signal.signal(name, handle) for name in names]
     try:
         yield stop
     finally:

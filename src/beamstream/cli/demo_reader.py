@@ -1,7 +1,8 @@
 """One consumer group of the demo, in a process of its own.
 
-``python -m beamstream.cli.demo_reader`` is told what to read by one line of JSON on stdin, and ends when stdin does or the stream is
-finished. On stdout it tells by lines of JSON that it is ready, what it has read, and errors.
+``python -m beamstream.cli.demo_reader`` is told what to read by one line of JSON on stdin, and
+ends when stdin does or the stream is finished. On stdout it tells by lines of JSON that it is
+ready, what it has read, and errors.
 """
 
 from __future__ import annotations

@@ -101,13 +101,18 @@ class Beamtimes:
         NotAllowed : the token is for something else.
         NotFound : no beamtime is open at the beamline, or its folder is not there.
         """
+        return self.folders(self.meant(beamtime, beamline, grant))
+
+    def meant(self, beamtime: str, beamline: str, grant: Grant) -> str:
+        """Return only the id of what `resolve` finds; makes no folders.
+
+        What ``auto`` means may change while a client is connected.
+        """
         wanted = "" if beamtime in ("", AUTO) else check_beamtime(beamtime)
         at = "" if beamline in ("", AUTO) else check_beamline(beamline)
         if grant.kind == "bl":
-            wanted = self._of_beamline_token(wanted, at, grant)
-        else:
-            wanted = self._of_beamtime_token(wanted, at, grant)
-        return self.folders(wanted)
+            return self._of_beamline_token(wanted, at, grant)
+        return self._of_beamtime_token(wanted, at, grant)
 
     def folders(self, beamtime: str) -> BeamtimeFolders:
         """Return the folders of `beamtime`; they are made if the layout makes folders.

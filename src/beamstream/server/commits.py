@@ -14,10 +14,14 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterable, Sequence
 
+import structlog
+
 from beamstream import limits
 from beamstream.errors import Error, StorageError
 from beamstream.store.catalog import Catalog, Op, Result
-from beamstream.store.files import sync_folders
+from beamstream.store.files import OpenFolder, sync_folders
+
+log = structlog.get_logger("commits")
 
 Done = Callable[[Sequence[Result] | Error], None]
 """Called on the event loop with one result per operation, or with what prevented them all."""
@@ -28,7 +32,9 @@ class Batch:
 
     __slots__ = ("beamtime", "done", "folders", "ops", "outcome")
 
-    def __init__(self, beamtime: str, ops: Sequence[Op], done: Done, folders: list[int]) -> None:
+    def __init__(
+        self, beamtime: str, ops: Sequence[Op], done: Done, folders: list[OpenFolder]
+    ) -> None:
         self.beamtime = beamtime
         self.ops = ops
         self.done = done
@@ -73,14 +79,18 @@ class Commits:
             self._loop.call_soon(self._flush)
 
     def submit_synced(
-        self, beamtime: str, ops: Sequence[Op], done: Done, folders: Iterable[int] = ()
+        self, beamtime: str, ops: Sequence[Op], done: Done, folders: Iterable[OpenFolder] = ()
     ) -> None:
         """Sync folders, apply, sync the log; `done` when a power cut would not lose it.
 
-        May be called from any thread. Takes over the folders' descriptors.
+        May be called from any thread.
         """
+        self.submit_all_synced([Batch(beamtime, ops, done, list(folders))])
+
+    def submit_all_synced(self, batches: Sequence[Batch]) -> None:
+        """As `submit_synced`, for what several callers have at the same time."""
         with self._wanted:
-            self._synced.append(Batch(beamtime, ops, done, list(folders)))
+            self._synced.extend(batches)
             self._wanted.notify()
 
     def restart_wal(self, beamtime: str) -> None:
@@ -157,9 +167,20 @@ class Commits:
                 if self._closing and not batches:
                     return
             if batches:
-                self._commit(batches)
+                self._commit_or_tell(batches)
             for beamtime in restart:
                 self._restart_wal(beamtime)
+
+    def _commit_or_tell(self, batches: list[Batch]) -> None:
+        """Whatever goes wrong, everybody gets an answer and the thread lives on."""
+        try:
+            self._commit(batches)
+        except Exception:
+            log.exception("unexpected: a commit failed")
+            for batch in batches:
+                batch.outcome = StorageError("the record could not be written; see the node's log")
+            self._let_go()
+            self._loop.call_soon_threadsafe(_deliver, batches)
 
     def _commit(self, batches: list[Batch]) -> None:
         good = self._sync_folders(batches)
@@ -179,7 +200,7 @@ class Commits:
         self._loop.call_soon_threadsafe(_deliver, batches)
 
     def _sync_folders(self, batches: list[Batch]) -> list[Batch]:
-        folders = [fd for batch in batches for fd in batch.folders]
+        folders = [folder for batch in batches for folder in batch.folders]
         if folders:
             try:
                 sync_folders(folders)

@@ -10,25 +10,13 @@ end and is then a duplicate or a conflict, so nothing is written twice and nothi
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
-import msgspec
-import xxhash
-
 from beamstream import limits
-from beamstream.errors import (
-    BadInput,
-    BadName,
-    Error,
-    IdConflict,
-    NoSpace,
-    StreamFinished,
-    TooLarge,
-)
+from beamstream.errors import BadInput, Error, StreamFinished, TooLarge
 from beamstream.model import (
     NO_META,
     Dataset,
@@ -36,71 +24,31 @@ from beamstream.model import (
     Place,
     Record,
     Root,
-    Who,
     check_label,
     check_metadata,
-    check_path,
 )
-from beamstream.server.beamtimes import BeamtimeFolders
-from beamstream.server.commits import Commits
+from beamstream.server.commits import Batch, Commits
+from beamstream.server.messages import (
+    FILE,
+    META_ONLY,
+    RECORD,
+    TO_CORE,
+    Answer,
+    Message,
+    Producer,
+    Reply,
+    check_message,
+)
 from beamstream.server.roots import Roots
 from beamstream.server.stats import Stats
 from beamstream.server.streams import Streams, View
+from beamstream.server.writers import FileWriters, StreamedFile
 from beamstream.store import catalog as ops
 from beamstream.store.cache import Cache, Slot
-from beamstream.store.files import CHUNK_NBYTES, NewFile, digest_of, write_file
-
-_DATA, _META_ONLY, _FILE, _RECORD, _TO_CORE = 1, 2, 4, 8, 16
+from beamstream.store.files import OpenFolder, digest_of
 
 _HASH_INLINE_NBYTES = limits.MIB
 """Hashing this much takes less time than handing it to a thread and back."""
-
-
-class Message(msgspec.Struct, frozen=True, gc=False):
-    """Header of a message as a door hands it in.
-
-    Parameters
-    ----------
-    id : 0 for an automatic one.
-    substream, expected : of a dataset; 0 for a single message.
-    size : nbytes that the producer says.
-    mode : bits of ASAPO's ingest mode (protocol section 5.6).
-    meta : JSON text; empty for none.
-    """
-
-    source: str
-    stream: str
-    id: int
-    name: str
-    size: int
-    mode: int
-    meta: bytes
-    substream: int = 0
-    expected: int = 0
-
-
-class Producer(msgspec.Struct, frozen=True):
-    """Who sends: the beamtime it was let into, and the kind of its files."""
-
-    folders: BeamtimeFolders
-    source: str
-    raw: bool
-    who: Who
-
-    @property
-    def beamtime(self) -> str:
-        return self.folders.beamtime
-
-
-class Answer(msgspec.Struct, frozen=True, gc=False):
-    """A message was taken; `duplicate` when it had been before. `error` when it was not."""
-
-    id: int = 0
-    duplicate: bool = False
-    error: Error | None = None
-
-
-Reply = Callable[[Answer], None]
 
 
 class Wait:
@@ -119,10 +67,9 @@ class Put:
     """
 
     __slots__ = (
-        "_digest",
         "_ingest",
-        "_stream_file",
         "arrived_ns",
+        "digest",
         "existing",
         "key",
         "memory",
@@ -132,6 +79,7 @@ class Put:
         "reply",
         "root",
         "slot",
+        "streamed",
         "view",
     )
 
@@ -148,13 +96,13 @@ class Put:
         self.root = Root.CORE
         self.arrived_ns = 0
         self.reply: Reply | None = None
-        self._digest = b""
-        self._stream_file: _StreamedFile | None = None
+        self.digest = b""
+        self.streamed: StreamedFile | None = None
 
     def filled(self, more: Callable[[memoryview], None]) -> None:
         """The memory is full and more follows; `more` is called with the next memory."""
-        assert self._stream_file is not None
-        self._stream_file.filled(more)
+        assert self.streamed is not None
+        self.streamed.filled(more)
 
     def complete(self, reply: Reply) -> None:
         """The payload is there; `reply` is called once, on the event loop."""
@@ -164,8 +112,8 @@ class Put:
 
     def abort(self) -> None:
         """The payload will not come: leave nothing behind."""
-        if self._stream_file is not None:
-            self._stream_file.abort()
+        if self.streamed is not None:
+            self.streamed.abort()
         else:
             self._ingest.release(self)
 
@@ -193,7 +141,7 @@ class Ingest:
         node: int,
         boot: int,
     ) -> None:
-        self._loop = loop
+        self.loop = loop
         self._streams = streams
         self._commits = commits
         self._cache = cache
@@ -203,6 +151,7 @@ class Ingest:
         self._durability = durability
         self._node = node
         self._boot = boot
+        self._writers = FileWriters(self, roots, threads, sync=self._syncs)
         self._reserved: dict[object, list[Callable[[], None]]] = {}
         self._for_room: deque[Callable[[], None]] = deque()
         self.under_way = 0
@@ -220,17 +169,17 @@ class Ingest:
         """
         check_message(producer, message, nbytes)
         view = self._streams.view(producer.beamtime, message.source, message.stream)
-        if view.finished and message.id > view.last_id and message.mode & (_RECORD | _META_ONLY):
+        if view.finished and message.id > view.last_id and message.mode & (RECORD | META_ONLY):
             raise StreamFinished(
                 f"stream {view.name!r} ends with id {view.last_id}; {message.id} is not taken"
             )
         put = Put(self, producer, message, view)
         if message.id:
             put.key = (view, message.id, message.substream)
-        stores = bool(message.mode & _FILE)
+        stores = bool(message.mode & FILE)
         if stores:
             put.root = producer.folders.place(
-                raw=producer.raw, to_core=bool(message.mode & _TO_CORE)
+                raw=producer.raw, to_core=bool(message.mode & TO_CORE)
             )
             put.path_key = (producer.beamtime, put.root, message.name)
         for key in (put.key, put.path_key):
@@ -268,7 +217,7 @@ class Ingest:
 
     def _allocate(self, put: Put, nbytes: int) -> bool:
         """Give the put memory for its payload; False when there is none just now."""
-        stores = bool(put.message.mode & _FILE)
+        stores = bool(put.message.mode & FILE)
         if stores and not put.existing:
             self._roots.check_space(put.producer.folders, put.root, nbytes)
         if nbytes > self._cache.payload_nbytes_max:
@@ -278,12 +227,12 @@ class Ingest:
                     f"({self._cache.payload_nbytes_max})",
                     hint="send it to be stored as a file, or start the node with a larger --cache",
                 )
-            window = self._cache.allocate(put.producer.beamtime, _StreamedFile.WINDOW_NBYTES)
+            window = self._cache.allocate(put.producer.beamtime, StreamedFile.WINDOW_NBYTES)
             if window is None:
                 return False
             put.slot = window
-            put._stream_file = _StreamedFile(self, put, self._cache.view(window), nbytes)
-            put.memory = put._stream_file.first()
+            put.streamed = self._writers.stream(put, self._cache.view(window), nbytes)
+            put.memory = put.streamed.first()
             return True
         put.slot = self._cache.allocate(put.producer.beamtime, nbytes)
         if put.slot is None:
@@ -295,10 +244,10 @@ class Ingest:
 
     def received(self, put: Put) -> None:
         mode = put.message.mode
-        if put._stream_file is not None:
-            put._stream_file.finish()
-        elif mode & _FILE and not put.existing:
-            self._threads.submit(self._write, put)
+        if put.streamed is not None:
+            put.streamed.finish()
+        elif mode & FILE and not put.existing:
+            self._writers.write(put)
         elif put.memory is None:
             self._record(put, b"")
         elif put.memory.nbytes <= _HASH_INLINE_NBYTES:
@@ -307,53 +256,55 @@ class Ingest:
             self._threads.submit(self._hash, put, put.memory)
 
     def _hash(self, put: Put, memory: memoryview) -> None:
-        digest = digest_of(memory)
-        self._loop.call_soon_threadsafe(self._record, put, digest)
+        self.hashed(put, digest_of(memory))
 
-    def _write(self, put: Put) -> None:
-        """In a thread: write the file, then record it."""
-        assert put.memory is not None
-        try:
-            root = self._roots.folder(put.producer.folders, put.root, put.message.name)
-            digest, folder = write_file(root, put.message.name, put.memory, sync=self._syncs)
-        except Error as error:
-            self._loop.call_soon_threadsafe(self._refuse, put, error)
-            return
-        self.written(put, digest, folder)
-
-    def written(self, put: Put, digest: bytes, folder: int) -> None:
-        """In a thread: the file has its name; `folder` is the descriptor of its folder."""
-        records = put.message.mode & _RECORD
+    def written(self, puts: Sequence[tuple[Put, bytes, OpenFolder]]) -> None:
+        """In a thread: these files have their names; each with digest and folder."""
         if self._syncs:
-            put._digest = digest
-            self._commits.submit_synced(
-                put.view.beamtime,
-                [self._op(put, digest)] if records else (),
-                lambda outcome: self._recorded(put, outcome),
-                [folder],
+            self._commits.submit_all_synced(
+                [self._synced_batch(put, digest, folder) for put, digest, folder in puts]
             )
-            return
-        os.close(folder)
-        self._loop.call_soon_threadsafe(self._record if records else self._end, put, digest)
+        else:
+            self.loop.call_soon_threadsafe(self._record_all, [put[:2] for put in puts])
+
+    def _synced_batch(self, put: Put, digest: bytes, folder: OpenFolder) -> Batch:
+        put.digest = digest
+        return Batch(
+            put.view.beamtime,
+            [self._op(put, digest)] if put.message.mode & RECORD else (),
+            lambda outcome: self._recorded(put, outcome),
+            [folder],
+        )
+
+    def _record_all(self, puts: Sequence[tuple[Put, bytes]]) -> None:
+        for put, digest in puts:
+            if put.message.mode & RECORD:
+                self._record(put, digest)
+            else:
+                self._end(put)
+
+    def hashed(self, put: Put, digest: bytes) -> None:
+        """In a thread: the payload need not be written, its digest is known."""
+        self.loop.call_soon_threadsafe(self._record, put, digest)
 
     def failed(self, put: Put, error: Error) -> None:
         """In a thread: the file could not be written."""
-        self._loop.call_soon_threadsafe(self._refuse, put, error)
+        self.loop.call_soon_threadsafe(self._refuse, put, error)
 
     @property
     def _syncs(self) -> bool:
         return self._durability >= Level.DISK
 
     def _level(self, mode: int) -> Level:
-        if mode & _FILE:
+        if mode & FILE:
             return max(self._durability, Level.OS)
-        return self._durability if mode & _META_ONLY else Level.CACHE
+        return self._durability if mode & META_ONLY else Level.CACHE
 
     # ------------------------------------------------------------------ the record
 
     def _op(self, put: Put, digest: bytes) -> ops.Put:
         message = put.message
-        if message.mode & _FILE:
+        if message.mode & FILE:
             place = Place.FILE
         else:
             place = Place.CACHE if put.slot is not None else Place.NOWHERE
@@ -379,7 +330,7 @@ class Ingest:
 
     def _record(self, put: Put, digest: bytes) -> None:
         op = self._op(put, digest)
-        put._digest = digest
+        put.digest = digest
         submit = self._commits.submit
         if op.level >= Level.DISK:
             submit = self._commits.submit_synced
@@ -392,7 +343,7 @@ class Ingest:
             self._refuse(put, outcome)
             return
         if not outcome:
-            self._end(put, b"")
+            self._end(put)
             return
         match outcome[0]:
             case ops.Stored() as stored:
@@ -409,7 +360,7 @@ class Ingest:
         message = put.message
         # Not the view of the beginning: the stream may have been deleted and begun anew since.
         view = self._streams.view(put.producer.beamtime, message.source, message.stream)
-        op = self._op(put, put._digest)
+        op = self._op(put, put.digest)
         record = Record(
             seq=stored.seq,
             id=stored.id,
@@ -428,7 +379,7 @@ class Ingest:
             boot=op.boot,
         )
         slot = put.slot
-        if slot is not None and put._stream_file is None:
+        if slot is not None and put.streamed is None:
             self._cache.publish(
                 slot, (view.beamtime, stored.stream.no, stored.seq, message.substream)
             )
@@ -445,7 +396,7 @@ class Ingest:
     def _restore(self, put: Put, duplicate: ops.Duplicate) -> None:
         """The same message again: if its payload has left the cache, this one takes its place."""
         record, slot = duplicate.record, put.slot
-        if record is None or slot is None or put._stream_file is not None:
+        if record is None or slot is None or put.streamed is not None:
             return
         key = (put.view.beamtime, duplicate.stream.no, record.seq, record.substream)
         if self._cache.find(key) is None:
@@ -453,7 +404,7 @@ class Ingest:
 
     # ------------------------------------------------------------------ the end
 
-    def _end(self, put: Put, digest: bytes) -> None:
+    def _end(self, put: Put) -> None:
         """A file without a record."""
         self._stats.arrived(
             put.producer.beamtime, put.message.source, put.producer.who, put.message.size
@@ -484,15 +435,18 @@ class Ingest:
             else:
                 self._cache.unpin(slot)
         for resume in resumes:
-            self._loop.call_soon(resume)
+            self.loop.call_soon(resume)
         if self._for_room:
             self.room()
+
+    def close(self) -> None:
+        self._writers.close()
 
     def room(self) -> None:
         """Something was unpinned: let those try who wait for room in the cache."""
         waiting, self._for_room = self._for_room, deque()
         for resume in waiting:
-            self._loop.call_soon(resume)
+            self.loop.call_soon(resume)
 
     # ------------------------------------------------------------------ finish, metadata
 
@@ -573,173 +527,3 @@ class Ingest:
         """Apply at level `disk`, unless the node is set lower."""
         submit = self._commits.submit_synced if self._syncs else self._commits.submit
         submit(beamtime, batch, done)
-
-
-class _StreamedFile:
-    """A payload larger than the cache takes: it goes to its file as it comes.
-
-    Two halves of one slot take turns: one is received into while the other is written.
-    """
-
-    HALF_NBYTES = CHUNK_NBYTES
-    WINDOW_NBYTES = 2 * CHUNK_NBYTES
-
-    def __init__(self, ingest: Ingest, put: Put, window: memoryview, nbytes: int) -> None:
-        self._ingest = ingest
-        self._put = put
-        self._halves = (window[: self.HALF_NBYTES], window[self.HALF_NBYTES :])
-        self._turn = 0
-        self._nbytes = nbytes
-        self._given = 0
-        self._current: memoryview | None = None
-        self._writing = False
-        self._more: Callable[[memoryview], None] | None = None
-        self._file: NewFile | None = None
-        self._hasher = xxhash.xxh3_128()
-        self._error: Error | None = None
-        self._finished = False
-        self._aborted = False
-
-    def first(self) -> memoryview:
-        return self._next_half()
-
-    def filled(self, more: Callable[[memoryview], None]) -> None:
-        self._more = more
-        self._hand_over()
-
-    def finish(self) -> None:
-        self._finished = True
-        self._hand_over()
-
-    def abort(self) -> None:
-        self._aborted = True
-        if not self._writing:
-            self._abandon()
-
-    def _abandon(self) -> None:
-        self._ingest._threads.submit(self._remove)
-        self._ingest.release(self._put)
-
-    def _next_half(self) -> memoryview:
-        half = self._halves[self._turn]
-        self._turn = 1 - self._turn
-        size = min(half.nbytes, self._nbytes - self._given)
-        self._given += size
-        self._current = half[:size]
-        return self._current
-
-    def _hand_over(self) -> None:
-        """Write what was received; meanwhile the other half is received into."""
-        if self._writing or self._current is None:
-            return
-        full, self._current = self._current, None
-        self._writing = True
-        last = self._finished
-        self._ingest._threads.submit(self._write, full, last)
-        if self._more is not None and not last:
-            more, self._more = self._more, None
-            more(self._next_half())
-
-    def _write(self, full: memoryview, last: bool) -> None:
-        """In a thread."""
-        put = self._put
-        try:
-            if self._error is None and not put.existing:
-                if self._file is None:
-                    root = self._ingest._roots.folder(
-                        put.producer.folders, put.root, put.message.name
-                    )
-                    self._file = NewFile(root, put.message.name, sync=self._ingest._syncs)
-                self._file.write(full)
-            self._hasher.update(full)
-            if last:
-                self._commit()
-                return
-        except Error as error:
-            self._error = error
-            if last:
-                self._remove()
-                self._ingest.failed(put, error)
-                return
-        self._ingest._loop.call_soon_threadsafe(self._written)
-
-    def _commit(self) -> None:
-        digest = self._hasher.digest()
-        if self._error is not None:
-            self._remove()
-            self._ingest.failed(self._put, self._error)
-        elif self._file is None:
-            self._ingest._loop.call_soon_threadsafe(self._ingest._record, self._put, digest)
-        else:
-            file, self._file = self._file, None
-            self._ingest.written(self._put, digest, file.commit(digest, self._nbytes))
-
-    def _written(self) -> None:
-        self._writing = False
-        if self._aborted:
-            self._abandon()
-        elif self._more is not None or self._finished:
-            self._hand_over()
-
-    def _remove(self) -> None:
-        file, self._file = self._file, None
-        if file is not None:
-            file.abort()
-
-
-# ---------------------------------------------------------------------------- checks
-
-
-def check_message(producer: Producer, message: Message, nbytes: int) -> None:
-    """Refuse what cannot be taken, before any memory is given to it.
-
-    Raises
-    ------
-    BadName, BadMetadata, BadInput : see the message.
-    """
-    mode = message.mode
-    if bool(mode & _DATA) == bool(mode & _META_ONLY) or mode > 31:
-        raise BadInput(f"ingest mode {mode} is not possible: data, or metadata only")
-    if (mode & _DATA and not mode & (_FILE | _RECORD)) or (mode & _META_ONLY and mode & _FILE):
-        raise BadInput(f"ingest mode {mode} is not possible")
-    check_label("stream", message.stream)
-    check_path(message.name)
-    if message.id > limits.ID_MAX:
-        raise BadInput(f"id {message.id} is above 2^63 - 1")
-    if message.expected or message.substream:
-        if not 1 <= message.expected <= limits.DATASET_SIZE_MAX:
-            raise BadInput(f"a dataset of {message.expected} parts is not possible")
-        if not 1 <= message.substream <= message.expected:
-            raise BadInput(
-                f"substream {message.substream} of a dataset of {message.expected} is not possible"
-            )
-        if not message.id:
-            raise BadInput("messages of a dataset need an id", hint="ids start at 1")
-    if message.size > limits.PAYLOAD_NBYTES_MAX:
-        raise TooLarge(f"a message of {message.size} bytes")
-    if mode & _FILE:
-        if not nbytes:
-            raise BadInput("wrong file size, details: size:0")
-        kind = "raw" if producer.raw else "processed"
-        first, _, rest = message.name.partition("/")
-        if first != kind or not rest:
-            raise BadName(
-                f"path {message.name[:200]!r} is not below {kind}/",
-                hint=f"a {kind} producer stores files as {kind}/…",
-            )
-    if message.meta:
-        check_metadata(message.meta)
-
-
-__all__ = [
-    "WAIT",
-    "Answer",
-    "IdConflict",
-    "Ingest",
-    "Message",
-    "NoSpace",
-    "Producer",
-    "Put",
-    "Wait",
-    "check_message",
-]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import signal
 import socket
 import sys
 import time
+from array import array
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -65,6 +67,7 @@ def run(settings: Settings, on_ready: OnReady = lambda settings: None) -> int:
     BadSetting : the cache does not fit, or an address cannot be listened at.
     """
     logs.configure(settings.log)
+    os.umask(0o027)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     folder = DataFolder(settings.data, create=True)
     with folder.locked():
@@ -128,7 +131,7 @@ class Node:
         journal = folder.path / "folders.journal"
         recovery.report(recovery.recover(journal, self._catalog))
         self._roots = Roots(journal)
-        self._cache = Cache(self._arenas.views, _new_buf_id)
+        self._cache = Cache(self._arenas.views, _BufIds())
         self._stats = Stats()
         self._streams = Streams(self._catalog)
         self._commits = Commits(self._catalog, loop, self._marks)
@@ -243,6 +246,7 @@ class Node:
         self._commits.flush()
 
     def _close(self) -> None:
+        self._services.ingest.close()
         self._threads.shutdown()
         self._maintenance.close()
         self._commits.close()
@@ -268,9 +272,16 @@ def _bound(address: Address) -> socket.socket:
     return listener
 
 
-def _new_buf_id() -> int:
-    """An address that nobody can guess: 63 random bits, never 0."""
-    return secrets.randbits(63) or 1
+class _BufIds:
+    """Addresses that nobody can guess: 63 random bits, never 0; randomness is asked for by 4 kB."""
+
+    def __init__(self) -> None:
+        self._random: list[int] = []
+
+    def __call__(self) -> int:
+        if not self._random:
+            self._random = [number >> 1 or 1 for number in array("Q", secrets.token_bytes(4096))]
+        return self._random.pop()
 
 
 def _no_answer(outcome: object) -> None:

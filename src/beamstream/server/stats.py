@@ -130,4 +130,3 @@ class Stats:
                 del self.edges[next(iter(self.edges))]
             edge = self.edges[key] = EdgeCounts()
         return edge
-

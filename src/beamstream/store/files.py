@@ -11,11 +11,13 @@ All functions block; they run in threads.
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import re
 import stat
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import xxhash
@@ -40,19 +42,74 @@ def storage_error(error: OSError, what: str) -> StorageError:
     return StorageError(f"{what}: {error.strerror or error}")
 
 
+class OpenFolder:
+    """A folder kept open; closed when nobody refers to it any more."""
+
+    __slots__ = ("fd", "identity", "opened_at")
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.opened_at = time.monotonic()
+        status = os.fstat(fd)
+        self.identity = (status.st_dev, status.st_ino)
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
 class RootFolder:
-    """A folder below which payload files of one beamtime lie, kept open."""
+    """A folder below which payload files of one beamtime lie, kept open, and folders in it.
+
+    A folder below is opened anew after a second: somebody may have moved it away.
+    """
+
+    _KEEP_S = 1.0
+    _KEEP_MAX = 64
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._below: dict[str, OpenFolder] = {}
         try:
             path.mkdir(parents=True, exist_ok=True)
             self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise storage_error(error, f"folder {path}") from error
 
+    def folder(self, below: str, *, sync: bool, fresh: bool = False) -> OpenFolder:
+        """The folder `below` this one, made if need be; raises OSError."""
+        found = self._below.get(below)
+        if found is not None and not fresh and time.monotonic() - found.opened_at < self._KEEP_S:
+            return found
+        if not below:
+            fd = os.dup(self.fd)
+        else:
+            try:
+                fd = open_beneath(self.fd, below, os.O_RDONLY | os.O_DIRECTORY)
+            except FileNotFoundError:
+                fd = make_folders(self.fd, below, sync=sync)
+        found = OpenFolder(fd)
+        if len(self._below) >= self._KEEP_MAX:
+            self._below.clear()
+        self._below[below] = found
+        return found
+
     def close(self) -> None:
+        self._below.clear()
         os.close(self.fd)
+
+
+class _PartNames:
+    """Names of files being written: unique, as a UUID each, without asking for randomness."""
+
+    def __init__(self) -> None:
+        self._prefix = PART_PREFIX + uuid.uuid4().hex[:16]
+        self._numbers = itertools.count()
+
+    def __call__(self) -> str:
+        return f"{self._prefix}{next(self._numbers):016x}"
+
+
+_part_name = _PartNames()
 
 
 class NewFile:
@@ -68,23 +125,26 @@ class NewFile:
         self.name = name
         self._sync = sync
         self._what = f"file {name!r} of {root.path}"
-        self._part = PART_PREFIX + uuid.uuid4().hex
+        self._part = _part_name()
         self._fd = -1
-        folder, _, self._base = name.rpartition("/")
+        below, _, self._base = name.rpartition("/")
         try:
-            self._folder = self._open_folder(root, folder)
             try:
-                self._fd = os.open(
-                    self._part,
-                    os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC,
-                    0o644,
-                    dir_fd=self._folder,
-                )
-            except BaseException:
-                os.close(self._folder)
-                raise
+                self._begin(root.folder(below, sync=sync))
+            except FileNotFoundError:
+                # The folder that was kept open has been removed.
+                self._begin(root.folder(below, sync=sync, fresh=True))
         except OSError as error:
             raise self._translate(error) from error
+
+    def _begin(self, folder: OpenFolder) -> None:
+        self._folder = folder
+        self._fd = os.open(
+            self._part,
+            os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC,
+            0o644,
+            dir_fd=folder.fd,
+        )
 
     def write(self, data: memoryview) -> None:
         done = 0
@@ -94,8 +154,8 @@ class NewFile:
         except OSError as error:
             raise self._translate(error) from error
 
-    def commit(self, digest: bytes, nbytes: int) -> int:
-        """Give the file its name; return the descriptor of its folder, for syncing, to be closed.
+    def commit(self, digest: bytes, nbytes: int) -> OpenFolder:
+        """Give the file its name; return its folder, to be synced.
 
         Raises
         ------
@@ -105,7 +165,7 @@ class NewFile:
             if self._sync:
                 os.fdatasync(self._fd)
             try:
-                rename_new(self._folder, self._part, self._base)
+                rename_new(self._folder.fd, self._part, self._base)
             except FileExistsError:
                 self._adopt(digest, nbytes)
             fd, self._fd = self._fd, -1
@@ -121,16 +181,15 @@ class NewFile:
     def abort(self) -> None:
         """Remove what was written."""
         try:
-            os.unlink(self._part, dir_fd=self._folder)
+            os.unlink(self._part, dir_fd=self._folder.fd)
         except OSError:
             pass
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-        os.close(self._folder)
 
     def _adopt(self, digest: bytes, nbytes: int) -> None:
-        fd = open_beneath(self._folder, self._base, os.O_RDONLY | os.O_NONBLOCK)
+        fd = open_beneath(self._folder.fd, self._base, os.O_RDONLY | os.O_NONBLOCK)
         try:
             status = os.fstat(fd)
             same = (
@@ -147,15 +206,7 @@ class NewFile:
                 f"{self._what} exists with other content",
                 hint="files are never replaced: use another name",
             )
-        os.unlink(self._part, dir_fd=self._folder)
-
-    def _open_folder(self, root: RootFolder, folder: str) -> int:
-        if not folder:
-            return os.dup(root.fd)
-        try:
-            return open_beneath(root.fd, folder, os.O_RDONLY | os.O_DIRECTORY)
-        except FileNotFoundError:
-            return make_folders(root.fd, folder, sync=self._sync)
+        os.unlink(self._part, dir_fd=self._folder.fd)
 
     def _translate(self, error: OSError) -> StorageError | BadName:
         if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EXDEV):
@@ -167,8 +218,10 @@ class NewFile:
         return storage_error(error, self._what)
 
 
-def write_file(root: RootFolder, name: str, data: memoryview, *, sync: bool) -> tuple[bytes, int]:
-    """Write one payload; return its digest and the folder's descriptor (see `NewFile.commit`)."""
+def write_file(
+    root: RootFolder, name: str, data: memoryview, *, sync: bool
+) -> tuple[bytes, OpenFolder]:
+    """Write one payload; return its digest and its folder (see `NewFile.commit`)."""
     file = NewFile(root, name, sync=sync)
     try:
         # In pieces that stay in the processor's cache between being hashed and being copied.
@@ -251,20 +304,13 @@ def _digest_of_fd(fd: int) -> bytes:
     return hasher.digest()
 
 
-def sync_folders(fds: list[int]) -> None:
-    """Sync each folder once and close all descriptors."""
-    seen: set[tuple[int, int]] = set()
+def sync_folders(folders: Iterable[OpenFolder]) -> None:
+    """Sync each folder once."""
     try:
-        for fd in fds:
-            status = os.fstat(fd)
-            if (status.st_dev, status.st_ino) not in seen:
-                seen.add((status.st_dev, status.st_ino))
-                os.fsync(fd)
+        for folder in {folder.identity: folder for folder in folders}.values():
+            os.fsync(folder.fd)
     except OSError as error:
         raise storage_error(error, "syncing a folder") from error
-    finally:
-        for fd in fds:
-            os.close(fd)
 
 
 def remove_parts(folder: Path) -> int:

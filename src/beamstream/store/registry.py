@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -103,7 +104,7 @@ def check_beamline(beamline: str) -> str:
 class Registry:
     """The open `node.db`; made if it is not there.
 
-    One thread at a time. Methods raise `StorageError` when the file cannot be read or written.
+    Any thread may use it. Methods raise `StorageError` when the file cannot be read or written.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -116,6 +117,7 @@ class Registry:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._lock = threading.RLock()
         try:
             self._db = apsw.Connection(str(path))
         except apsw.Error as error:
@@ -318,7 +320,8 @@ class Registry:
     @contextmanager
     def _errors(self) -> Iterator[None]:
         try:
-            yield
+            with self._lock:
+                yield
         except (apsw.Error, OSError) as error:
             if isinstance(error, StorageError):
                 raise

@@ -14,7 +14,7 @@ A catalog passes when a class like this one passes under pytest::
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -22,13 +22,14 @@ from beamstream.store.catalog.interface import Catalog
 from beamstream.testing.catalog_datasets import DatasetTests
 from beamstream.testing.catalog_groups import GroupTests
 from beamstream.testing.catalog_model import ModelTests
+from beamstream.testing.catalog_names import NameTests
 from beamstream.testing.catalog_reads import ReadTests
 from beamstream.testing.catalog_streams import StreamTests
 
 __all__ = ["CatalogTests", "failures"]
 
 
-class CatalogTests(StreamTests, DatasetTests, GroupTests, ReadTests, ModelTests):
+class CatalogTests(StreamTests, NameTests, DatasetTests, GroupTests, ReadTests, ModelTests):
     """All tests; a subclass provides the fixture ``make_catalog``."""
 
     @pytest.fixture
@@ -38,15 +39,11 @@ class CatalogTests(StreamTests, DatasetTests, GroupTests, ReadTests, ModelTests)
         catalog.close()
 
 
-def failures(make_catalog: Callable[[], Catalog], *, stop_at: int = 1) -> list[str]:
-    """Run the suite; names of the first `stop_at` tests that fail, in alphabetical order.
-
-    The tests against a model, which take longest, are run last.
-    """
+def failures(make_catalog: Callable[[], Catalog], tests: Sequence[str] | None = None) -> list[str]:
+    """Run the suite, or some tests of it by name, without pytest; the names of those that fail."""
     suite = CatalogTests()
     failed: list[str] = []
-    names = [name for name in dir(suite) if name.startswith("test_")]
-    for name in sorted(names, key=lambda name: ("model" in name, name)):
+    for name in tests or [name for name in dir(suite) if name.startswith("test_")]:
         test = getattr(suite, name)
         wanted = inspect.signature(test).parameters
         catalog = make_catalog() if "catalog" in wanted else None
@@ -58,6 +55,4 @@ def failures(make_catalog: Callable[[], Catalog], *, stop_at: int = 1) -> list[s
         finally:
             if catalog is not None:
                 catalog.close()
-        if len(failed) >= stop_at:
-            break
     return failed

@@ -272,8 +272,12 @@ class ModelTests:
     """How many sequences of operations are tried; more find more."""
 
     def test_against_a_model(self, make_catalog: Callable[[], Catalog]) -> None:
+        class Machine(AgainstAModel):
+            def __init__(self) -> None:
+                super().__init__(make_catalog)
+
         run_state_machine_as_test(
-            lambda: AgainstAModel(make_catalog),
+            Machine,
             settings=settings(
                 max_examples=self.model_examples,
                 stateful_step_count=25,

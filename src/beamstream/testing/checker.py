@@ -86,12 +86,14 @@ class Snapshot(msgspec.Struct):
     files : every file of the beamtime.
     drained : (group, stream) that were read to their end after the faults.
     auto : streams whose ids the node gave.
+    left : (group, stream, id) that a drained group has not acknowledged and is not offered again.
     """
 
     records: list[SeenRecord] = msgspec.field(default_factory=list)
     files: list[SeenFile] = msgspec.field(default_factory=list)
     drained: set[tuple[str, str]] = msgspec.field(default_factory=set)
     auto: set[str] = msgspec.field(default_factory=set)
+    left: set[tuple[str, str, int]] = msgspec.field(default_factory=set)
 
 
 def walk(folder: Path) -> list[SeenFile]:
@@ -293,6 +295,9 @@ class _Verifier:
                 there = record.stream == stream
                 if there and (group, stream, record.id) not in by_message:
                     self.verdict.add("skipped", f"{group} never got {stream} {record.id}")
+        for group, stream, id in self.snapshot.left:
+            text = f"{group} is not offered {stream} {id} again, which nobody acknowledged"
+            self.verdict.add("skipped", text)
 
     def _repeats(
         self, message: tuple[str, str, int], calls: list[Call], acked_s: float, lease_s: float

@@ -23,6 +23,9 @@ from beamstream.testing.memory_state import Beamtime, Stream, common, joined
 class MemoryCatalog(Catalog):
     """A `Catalog` without a disk. `apply` may be called from several threads at once."""
 
+    state: type[Beamtime] = Beamtime
+    """What a beamtime is; of a subclass that is wrong on purpose, another."""
+
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._beamtimes: dict[str, Beamtime] = {}
@@ -33,7 +36,7 @@ class MemoryCatalog(Catalog):
 
     def apply(self, beamtime: str, ops: Sequence[Op]) -> list[Result]:
         with self._lock:
-            state = self._beamtimes.setdefault(beamtime, Beamtime())
+            state = self._beamtimes.setdefault(beamtime, self.state())
             return [state.do(op) for op in ops]
 
     def sync(self, beamtime: str) -> None:

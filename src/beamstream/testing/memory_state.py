@@ -225,8 +225,8 @@ class Beamtime:
             ident = op.id
         if not 1 <= ident <= limits.ID_MAX:
             return Refused(BadInput(f"id {ident} is not possible"))
-        if op.expected > limits.DATASET_SIZE_MAX:
-            return Refused(TooLarge(f"{op.expected} parts are too many"))
+        if op.expected > limits.DATASET_SIZE_MAX or not 0 <= op.size <= limits.ID_MAX:
+            return Refused(TooLarge(f"{op.expected} parts of {op.size} bytes are too much"))
         entry = there.at(ident)
         if entry is not None and op.substream in entry.records:
             record = entry.records[op.substream]
@@ -411,6 +411,8 @@ class Beamtime:
         return Done(stream.info())
 
     def ack(self, op: face.Ack) -> Result:
+        if any(not 1 <= ident <= limits.ID_MAX for ident in op.early_ids):
+            return Refused(BadInput("ids that are acknowledged must be possible"))
         stream = self.made(op.source, op.stream)
         group = self.opened(stream, op.group, op.now_ns)
         spans = common(op.ranges, [(1, stream.last_seq + 1)])

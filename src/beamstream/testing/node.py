@@ -20,7 +20,7 @@ from beamstream.errors import ConnectionLost, Error, TimedOut
 
 _READY: Final = b"BEAMSTREAM_URL="
 _UNEXPECTED: Final = re.compile(
-    r"\berror\b[^\n]*\bunexpected\b|^Traceback \(most recent call last\)", re.I | re.M
+    r"^(?=[^\n]*\berror\b)[^\n]*\bunexpected\b|Traceback \(most recent call last\)", re.I | re.M
 )
 _ANY_PORT: Final = "127.0.0.1:0"
 _LOG_TAIL_NBYTES: Final = 8_000
@@ -216,6 +216,8 @@ class NodeProcess:
             env=self._env,
             timeout=60,
             check=False,
+            # Ctrl-C in a terminal is for whoever runs this, not for its commands.
+            start_new_session=True,
         )
         if done.returncode:
             call = " ".join(args[:2])

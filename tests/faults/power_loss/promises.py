@@ -50,6 +50,7 @@ class Promises:
     """
 
     def __init__(self) -> None:
+        self.key = b""
         self.by_port: dict[int, list[Sent]] = {}
         self.by_name: dict[str, Sent] = {}
 
@@ -67,12 +68,14 @@ class Promises:
             if sent.kind
         ]
 
-    def check(self, folder: Path, answers: Sequence[Answer]) -> list[str]:
-        """What the folder has not kept, as ``"kind: details"``."""
+    def check(self, root: Path, answers: Sequence[Answer]) -> list[str]:
+        """What the data folder below `root` has not kept, as ``"kind: details"``."""
         answered = self.answered(answers)
+        folder = root / "data"
+        if not folder.is_dir():
+            return ["folder lost: the data folder"] if answered else []
         try:
-            recover(folder)
-            catalog = SqliteCatalog(folder / "catalog")
+            catalog = recover(folder)
         except Error as error:
             return [f"not opened: {error}"]
         try:
@@ -86,6 +89,8 @@ class Promises:
         wrong: list[str] = []
         files = folder / "beamtimes" / BEAMTIME
         records = _records(catalog)
+        if (folder / "key").read_bytes() != self.key:
+            wrong.append("key lost: all tokens end")
         for sent in answered:
             match sent.kind:
                 case "put":

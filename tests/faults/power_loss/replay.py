@@ -36,7 +36,7 @@ class Report(msgspec.Struct):
     bad: int = 0
     seconds: float = 0.0
     kinds: Counter[str] = msgspec.field(default_factory=Counter)
-    first: str = ""
+    first: dict[str, str] = msgspec.field(default_factory=dict)
 
     def __str__(self) -> str:
         text = (
@@ -44,7 +44,10 @@ class Report(msgspec.Struct):
             f"passes, {self.states} states, {self.bad} bad (seed {self.seed}, "
             f"{self.states / max(self.seconds, 1e-9):.0f} states/s)"
         )
-        return f"{text} {dict(self.kinds)}, first: {self.first}" if self.bad else text
+        if not self.bad:
+            return text
+        lines = [f"  {kind} ({count}): {self.first[kind]}" for kind, count in self.kinds.items()]
+        return "\n".join([text, *lines])
 
 
 class State(NamedTuple):
@@ -176,8 +179,9 @@ def _note(report: Report, state: State, wrong: list[str], ops: Sequence[Op]) -> 
     report.states += 1
     if wrong:
         report.bad += 1
-        report.kinds.update({text.split(":")[0] for text in wrong})
-        if not report.first:
-            op = ops[state.at - 1]
-            where = f"after operation {state.at} ({op.kind} {op.path})"
-            report.first = f"{where}, {state.style.value}: {wrong[:3]}"
+        op = ops[state.at - 1]
+        where = f"after operation {state.at} ({op.kind} {op.path}), {state.style.value}"
+        kinds = {text.split(":")[0]: text for text in reversed(wrong)}
+        report.kinds.update(kinds.keys())
+        for kind, text in kinds.items():
+            report.first.setdefault(kind, f"{where}: {text}")

@@ -12,7 +12,7 @@ from beamstream.testing.checker import metadata, payload, payload_nbytes
 from beamstream.testing.node import NodeProcess
 from beamstream.wire.asapo.structs import Code
 
-from ..raw import CACHE_MODE, FILE_MODE, RawConsumer, RawProducer, Target
+from ..raw import CACHE_MODE, RawConsumer, RawProducer, Target
 from .promises import Promises, Sent
 from .recording import Recording
 
@@ -41,6 +41,7 @@ class Workload:
         """Start the node, let all clients work, and stop it."""
         node.start()
         target = Target(node)
+        self.promises.key = (node.data / "key").read_bytes()
         work: list[Callable[[], None]] = [
             lambda: self._send(target, "small", 1_000, 5_000, lambda id: f"small/{id}"),
             lambda: self._send(target, "large", 5_000, 150_000, lambda id: f"large/{id}"),
@@ -123,20 +124,21 @@ def record_node(
     library: Path, folder: Path, seed: int, messages: int, module: str = "beamstream.cli.main"
 ) -> Workload:
     """Record a node that starts on a new folder, works, and stops."""
-    recording = Recording(library, folder / "data", folder / "log")
+    root = folder / "root"
+    root.mkdir()
+    # The data folder is made by the node, so that making it is recorded, too.
+    recording = Recording(library, root, folder / "record")
     workload = Workload(recording, seed, messages)
     node = NodeProcess(
-        recording.root,
+        recording.root / "data",
         cache="64MiB",
         durability="disk",
         env=recording.env,
         module=module,
     )
+    node.log = folder / "log"
     try:
         workload.run(node)
     finally:
         node.kill()
     return workload
-
-
-__all__ = ["FILE_MODE", "Workload", "record_node"]

@@ -34,6 +34,7 @@ from beamstream.wire.asapo.urls import escape
 POLL_SECONDS: Final = 0.1
 """Between two attempts. The server knows a client that waits by this pause, and holds its next
 request open until there is something."""
+_HELD_SECONDS: Final = 0.8 * POLL_SECONDS
 STALL_SECONDS: Final = 30.0
 """A server that does not answer for this long is given up."""
 
@@ -112,9 +113,9 @@ class Broker:
             nonlocal wanted
             if wanted:
                 by_id = f"{path.split('/', 1)[0]}/0/{wanted}"
-                return self._attempt("GET", by_id, _without_resend(params), b"")
+                return self._attempt("GET", by_id, _without_resend(params))
             try:
-                return self._attempt("GET", path, params, b"")
+                return self._attempt("GET", path, params, b"", repeat=safe)
             except Missing as error:
                 wanted = str(error.id)
                 raise
@@ -127,7 +128,7 @@ class Broker:
     def simple(self, method: str, path: str) -> bytes:
         """Make a request that is not below a data source (``/v0.7/…``)."""
         return self._until_timeout(
-            lambda: self._checked(self._send(method, f"/{PROTOCOL}/{path}", "", b""), path)
+            lambda: self._checked(self._send(method, f"/{PROTOCOL}/{path}"), path)
         )
 
     # ------------------------------------------------------------------ inside
@@ -136,6 +137,7 @@ class Broker:
         self._interrupted.clear()
         deadline_s = time.monotonic() + self.timeout_s
         while True:
+            begun_s = time.monotonic()
             try:
                 return attempt()
             except Finished:
@@ -143,13 +145,22 @@ class Broker:
             except Error as error:
                 if not error.retryable or not (safe or _harmless(error)):
                     raise
-                if time.monotonic() >= deadline_s or self._interrupted.wait(POLL_SECONDS):
+                now_s = time.monotonic()
+                # An answer that the server held back has waited for us already.
+                pause_s = 0.0 if now_s - begun_s > _HELD_SECONDS else POLL_SECONDS
+                if now_s >= deadline_s or self._interrupted.wait(pause_s):
                     raise
 
-    def _attempt(self, method: str, path: str, params: str, body: bytes) -> bytes:
-        return self._checked(self._send(method, f"{self._base}/{path}", params, body), path)
+    def _attempt(
+        self, method: str, path: str, params: str, body: bytes = b"", *, repeat: bool = True
+    ) -> bytes:
+        target = f"{self._base}/{path}"
+        repeat = repeat and method == "GET"
+        return self._checked(self._send(method, target, params, body, repeat=repeat), path)
 
-    def _send(self, method: str, target: str, params: str, body: bytes) -> Response:
+    def _send(
+        self, method: str, target: str, params: str = "", body: bytes = b"", *, repeat: bool = False
+    ) -> Response:
         try:
             address: Address = self._discovery.broker()
             return self._http.request(
@@ -158,6 +169,7 @@ class Broker:
                 f"{target}?token={self._token}{params}",
                 body,
                 timeout_s=max(self.timeout_s, STALL_SECONDS),
+                repeat=repeat,
             )
         except (ConnectionLost, TimedOut):
             self._discovery.forget()

@@ -70,7 +70,7 @@ class Discovery:
 
     def _get(self, target: str) -> bytes:
         response = self._http.request(
-            self.endpoint, "GET", _BASE + target, timeout_s=self._timeout_s
+            self.endpoint, "GET", _BASE + target, timeout_s=self._timeout_s, repeat=True
         )
         if response.status == 200:
             return response.body

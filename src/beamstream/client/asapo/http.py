@@ -42,8 +42,8 @@ class Response(msgspec.Struct, frozen=True, gc=False):
 class Http:
     """Requests over kept connections, one at a time; may be shared by threads.
 
-    A connection that the server closed while it was idle is opened again before anything is sent,
-    so that no request is ever sent twice.
+    A connection that the server closed while it was idle is opened again before anything is sent.
+    When it closes just then, a request is sent a second time only if its caller allows that.
     """
 
     def __init__(self) -> None:
@@ -61,6 +61,7 @@ class Http:
         timeout_s: float,
         into: memoryview | None = None,
         nbytes_max: int = REPLY_NBYTES_MAX,
+        repeat: bool = False,
     ) -> Response:
         """Send a request and return the response.
 
@@ -70,6 +71,7 @@ class Http:
         timeout_s : for the whole response; with `into` for each of its pieces.
         into : receives the body of a response of status 200.
         nbytes_max : the largest body that is taken.
+        repeat : the request does no harm when it is served twice.
 
         Raises
         ------
@@ -85,15 +87,15 @@ class Http:
             head += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
         message = "\r\n".join(head).encode("ascii") + b"\r\n\r\n" + body
         with self._lock:
-            connection = self._connection(address)
-            done = False
-            try:
-                response = connection.exchange(message, timeout_s, into, nbytes_max)
-                done = True
-            finally:
-                if not done or not connection.reusable:
-                    self._drop(address)
-            return response
+            kept = self._kept(address)
+            if kept is not None:
+                try:
+                    return self._exchange(address, kept, message, timeout_s, into, nbytes_max)
+                except ConnectionLost:
+                    if not repeat or kept.answered:
+                        raise
+            fresh = self._opened(address)
+            return self._exchange(address, fresh, message, timeout_s, into, nbytes_max)
 
     def close(self) -> None:
         with self._lock:
@@ -101,17 +103,37 @@ class Http:
                 connection.close()
             self._connections.clear()
 
-    def _connection(self, address: Address) -> _Connection:
-        key = (address.host, address.port)
-        kept = self._connections.get(key)
-        if kept is not None:
-            if kept.quiet():
-                return kept
-            self._drop(address)
+    def _kept(self, address: Address) -> _Connection | None:
+        kept = self._connections.get((address.host, address.port))
+        if kept is None or kept.quiet():
+            return kept
+        self._drop(address)
+        return None
+
+    def _opened(self, address: Address) -> _Connection:
         while len(self._connections) >= _CONNECTIONS_MAX:
             self._connections.pop(next(iter(self._connections))).close()
-        self._connections[key] = connection = _Connection(address)
+        connection = _Connection(address)
+        self._connections[address.host, address.port] = connection
         return connection
+
+    def _exchange(
+        self,
+        address: Address,
+        connection: _Connection,
+        message: bytes,
+        timeout_s: float,
+        into: memoryview | None,
+        nbytes_max: int,
+    ) -> Response:
+        done = False
+        try:
+            response = connection.exchange(message, timeout_s, into, nbytes_max)
+            done = True
+            return response
+        finally:
+            if not done or not connection.reusable:
+                self._drop(address)
 
     def _drop(self, address: Address) -> None:
         connection = self._connections.pop((address.host, address.port), None)
@@ -132,6 +154,8 @@ class _Connection:
         self._pending = b""
         self._deadline = 0.0
         self.reusable = True
+        self.answered = False
+        """Whether anything of the answer to the last request has come."""
 
     def quiet(self) -> bool:
         """Whether it is open and nothing has come that nobody asked for."""
@@ -144,6 +168,7 @@ class _Connection:
         self, message: bytes, timeout_s: float, into: memoryview | None, nbytes_max: int
     ) -> Response:
         self._deadline = time.monotonic() + timeout_s
+        self.answered = False
         try:
             self._socket.settimeout(timeout_s)
             self._socket.sendall(message)
@@ -173,6 +198,7 @@ class _Connection:
         data = self._socket.recv(_PIECE_NBYTES)
         if not data:
             raise ConnectionLost(f"{self._address} closed the connection")
+        self.answered = True
         return data
 
     def _until(self, mark: bytes, nbytes_max: int) -> bytes:

@@ -51,6 +51,8 @@ log = structlog.get_logger("broker")
 _JSON = "application/json"
 _GAP_SECONDS = (0.085, 0.150)
 """A waiting client repeats its request 100 ms after an empty answer."""
+_AT_ONCE_SECONDS = 0.02
+"""… or at once after one that was held, as our own client does."""
 
 _OPEN = (
     Kind.DISCOVER_RECEIVER,
@@ -147,11 +149,7 @@ class AsapoHandler:
         grant: Grant,
     ) -> None:
         now = self._services.loop.time()
-        if request.target == self._empty_target:
-            gap = now - self._empty_at
-            self._waits = _GAP_SECONDS[0] <= gap <= _GAP_SECONDS[1] or (self._waits and gap < 0.01)
-        elif self._empty_target:
-            self._waits, self._empty_target = False, b""
+        self._learn(request.target, now)
         found = self._take(connection, call, view, grant)
         if isinstance(found, Found):
             return
@@ -162,6 +160,19 @@ class AsapoHandler:
                 now + limits.HOLD_SECONDS, due))  # fmt: skip
         else:
             self._empty(connection, request, found, view)
+
+    def _learn(self, target: bytes, now: float) -> None:
+        """Tell from the time since its last empty answer whether the client waits.
+
+        One that waits repeats its request 100 ms later (at once, if the answer was held). What it
+        does after it got a message says nothing about that.
+        """
+        if target != self._empty_target:
+            self._waits = False
+        elif self._empty_at:
+            gap = now - self._empty_at
+            repeated = _GAP_SECONDS[0] <= gap <= _GAP_SECONDS[1]
+            self._waits = repeated or (self._waits and gap < _AT_ONCE_SECONDS)
 
     @staticmethod
     def _may_hold(found: Nothing, view: View) -> bool:
@@ -179,6 +190,7 @@ class AsapoHandler:
             if connection.closing:
                 deliveries.give_back(view, call.group, found)
                 return found
+            self._empty_at = 0.0
             self._reply_found(connection, call, view, found)
             who = Who(call.instance, call.step, connection.address, grant.token_id)
             deliveries.handed_out(view, call.group, who, found)

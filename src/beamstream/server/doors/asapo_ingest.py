@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import structlog
@@ -20,6 +21,7 @@ from beamstream.errors import (
     Conflict,
     Denied,
     Error,
+    IdConflict,
     NotFound,
     Overload,
     ProtocolError,
@@ -28,9 +30,11 @@ from beamstream.errors import (
 )
 from beamstream.model import Who
 from beamstream.server.auth import Grant, check_access
+from beamstream.server.beamtimes import BeamtimeFolders
 from beamstream.server.doors.admission import Admission
 from beamstream.server.doors.services import Services
-from beamstream.server.ingest import Answer, Message, Producer, Put, Wait
+from beamstream.server.ingest import Put, Wait
+from beamstream.server.messages import Answer, Message, Producer
 from beamstream.store.catalog import Meta, MetaMode
 from beamstream.wire.asapo.bodies import (
     FINISH_NAME,
@@ -38,7 +42,7 @@ from beamstream.wire.asapo.bodies import (
     meta_target,
     parse_finish_meta,
 )
-from beamstream.wire.asapo.credentials import parse_credentials
+from beamstream.wire.asapo.credentials import AUTO, Credentials, parse_credentials
 from beamstream.wire.asapo.documents import stream_document
 from beamstream.wire.asapo.session import Complete, Filled, Incoming, ReceiverSession
 from beamstream.wire.asapo.structs import Code, OpCode, Request, pack_reply, parse_version
@@ -75,6 +79,8 @@ class IngestConnection(asyncio.BufferedProtocol):
         self._address = ""
         self._producer: Producer | None = None
         self._grant: Grant | None = None
+        self._credentials: Credentials | None = None
+        self._meant_at = 0.0
         self._member = ""
         self._closed = False
         self._deadline: asyncio.TimerHandle | None = None
@@ -168,6 +174,8 @@ class IngestConnection(asyncio.BufferedProtocol):
                 self._refuse(Code.AUTHORIZATION_ERROR, _not_authorized("not authorized"))
             elif not self._grant.valid:
                 self._refuse(Code.REAUTHORIZE, "the token has expired or was revoked")
+            elif self._has_moved():
+                self._refuse(Code.REAUTHORIZE, "the beamline has another beamtime now")
             elif request.op in _PUTS:
                 self._message(request, incoming)
             elif request.op == OpCode.TRANSFER_METADATA:
@@ -316,28 +324,63 @@ class IngestConnection(asyncio.BufferedProtocol):
         credentials = parse_credentials(text, request.version)
         grant = self._services.authorizer.grant(credentials.token)
         check_access(grant, "writeraw" if credentials.raw else "write")
-        folders = self._services.beamtimes.resolve(
-            credentials.beamtime, credentials.beamline, grant
-        )
-        self._services.check_source(credentials.source)
+        for name in (credentials.source, credentials.instance, credentials.step):
+            self._services.check_name(name)
         who = Who(
             instance=credentials.instance,
             step=credentials.step,
             address=self._address,
             token_id=grant.token_id,
         )
-        member = f"{grant.token_id} {who.instance}"
-        if not self._admission.join(member):
-            self._refuse(Code.INTERNAL_ERROR, "too many connections of one instance")
-            return
-        self._member = member
-        self._grant = grant
-        self._producer = Producer(folders, credentials.source, credentials.raw, who)
-        if self._deadline is not None:
-            self._deadline.cancel()
-        self._watch()
         self._session.skip()
-        self._reply(Code.SUCCESS)
+        self._answering = True
+        # Where the folders of a beamtime are looked up, a file system may be slow.
+        self._services.in_thread(
+            partial(
+                self._services.beamtimes.resolve, credentials.beamtime, credentials.beamline, grant
+            ),
+            partial(self._enter, credentials, grant, who),
+        )
+
+    def _enter(
+        self,
+        credentials: Credentials,
+        grant: Grant,
+        who: Who,
+        folders: BeamtimeFolders | Error,
+    ) -> None:
+        """The beamtime of a login is known."""
+        if self._closed:
+            return
+        member = f"{grant.token_id} {who.instance}"
+        if isinstance(folders, Error):
+            self._reply(*_code_of(folders))
+        elif not self._admission.join(member):
+            self._reply(Code.INTERNAL_ERROR, "too many connections of one instance")
+        else:
+            self._member = member
+            self._grant = grant
+            self._producer = Producer(folders, credentials.source, credentials.raw, who)
+            self._credentials = credentials
+            self._meant_at = self._loop.time()
+            if self._deadline is not None:
+                self._deadline.cancel()
+            self._watch()
+            self._reply(Code.SUCCESS)
+        self._go_on()
+
+    def _has_moved(self) -> bool:
+        """Whether "auto" means another beamtime by now (asked every ten seconds)."""
+        credentials, producer, grant = self._credentials, self._producer, self._grant
+        assert credentials is not None
+        assert producer is not None
+        assert grant is not None
+        now = self._loop.time()
+        if credentials.beamtime != AUTO or now - self._meant_at < limits.MEANT_SECONDS:
+            return False
+        self._meant_at = now
+        meant = self._services.beamtimes.meant(credentials.beamtime, credentials.beamline, grant)
+        return meant != producer.beamtime
 
     def _login_is_late(self) -> None:
         log.warning("no login", peer=self._address)
@@ -471,11 +514,14 @@ class IngestConnection(asyncio.BufferedProtocol):
         self._deadline = self._loop.call_later(limits.STALL_SECONDS_MAX, self._watch)
 
 
+_SAME_ID = "error: Bad request, message: already have record with same id"
+
 _BY_ERROR: tuple[tuple[type[Error], int, Callable[[Error], str]], ...] = (
     (BadToken, Code.AUTHORIZATION_ERROR, lambda error: _not_authorized(error.message)),
     (Denied, Code.AUTHORIZATION_ERROR, lambda error: _not_authorized(error.message)),
     (NotFound, Code.AUTHORIZATION_ERROR, lambda error: _not_authorized(str(error))),
     (BadInput, Code.WRONG_REQUEST, lambda error: _bad_request(error)),
+    (IdConflict, Code.WRONG_REQUEST, lambda error: _SAME_ID),
     (Conflict, Code.WRONG_REQUEST, lambda error: _bad_request(error)),
     (ProtocolError, Code.WRONG_REQUEST, lambda error: _bad_request(error)),
     (Overload, Code.INTERNAL_ERROR, str),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from typing import TypeVar
 
 from beamstream.errors import Error
 from beamstream.model import StreamInfo, check_label
@@ -19,6 +20,8 @@ from beamstream.server.streams import Streams, View
 from beamstream.store import catalog as ops
 from beamstream.store.cache import Cache
 from beamstream.store.catalog import Catalog
+
+T = TypeVar("T")
 
 
 class Services:
@@ -66,12 +69,27 @@ class Services:
         """Name of a door -> its port, once it listens."""
 
     @staticmethod
-    def check_source(source: str) -> None:
-        check_label("source", source)
+    def check_name(name: str) -> None:
+        """Raise `BadName` if a source, instance or step cannot be called so; empty is none."""
+        if name:
+            check_label("source, instance or step", name)
 
     @staticmethod
     def check_stream(stream: str) -> None:
         check_label("stream", stream)
+
+    def in_thread(self, work: Callable[[], T], done: Callable[[T | Error], None]) -> None:
+        """Do what may wait for a file system in a thread; `done` is called on the loop."""
+
+        def run() -> None:
+            result: T | Error
+            try:
+                result = work()
+            except Error as error:
+                result = error
+            self.loop.call_soon_threadsafe(done, result)
+
+        self.threads.submit(run)
 
     def delete_stream(
         self, view: View, *, with_meta: bool, done: Callable[[Error | None], None]

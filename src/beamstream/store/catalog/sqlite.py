@@ -9,172 +9,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-import apsw
-
-from beamstream.errors import BadMetadata, Conflict, Error, NotFound, TooLarge
-from beamstream.limits import STREAM_META_NBYTES_MAX
+from beamstream.errors import Error
 from beamstream.model import Dataset, Item, Record, StreamInfo, check_beamtime
 from beamstream.store.catalog import sqlite_reads
-from beamstream.store.catalog.documents import merged
 from beamstream.store.catalog.interface import (
-    Ack,
-    AlreadyAcked,
     Catalog,
-    Claim,
-    Conflicted,
-    DeleteStream,
-    Done,
-    Expire,
-    Finish,
     GroupState,
-    Mark,
-    Meta,
-    MetaMode,
-    Nack,
     Op,
-    Persist,
-    Put,
     Ranges,
-    Refused,
-    Release,
-    Renew,
     Result,
-    Seek,
-    Skip,
-    Unit,
 )
-from beamstream.store.catalog.sqlite_file import BeamtimeFile, translate
-from beamstream.store.catalog.sqlite_groups import Groups
-from beamstream.store.catalog.sqlite_schema import STREAM_TABLES
+from beamstream.store.catalog.sqlite_file import PASSIVE, RESTART, BeamtimeFile
+from beamstream.store.catalog.sqlite_writer import Writer
 from beamstream.store.query import Query
 
-FILES_OPEN_MAX: Final = 64
-"""Beamtimes open at once; each costs some 10 descriptors and 5 MB."""
-
-_FAILURES = (Conflicted, Refused, AlreadyAcked)
-
-
-class Writer:
-    """The operations on one beamtime."""
-
-    def __init__(self, file: BeamtimeFile) -> None:
-        self.file = file
-        self.lock = threading.Lock()
-        self.closed = False
-        self._db = file.writer
-        self._groups = Groups(file.writer)
-        self._streams = self._groups.streams
-        self._do: dict[type, Callable[[Any], Result]] = {
-            Put: self._streams.put,
-            Skip: self._streams.skip,
-            Finish: self._streams.finish,
-            Meta: self._meta,
-            Persist: self._streams.persist,
-            DeleteStream: self._streams.delete,
-            Claim: self._groups.claim,
-            Renew: self._groups.renew,
-            Release: self._groups.release,
-            Mark: self._groups.mark,
-            Ack: self._groups.ack,
-            Nack: self._groups.nack,
-            Seek: self._groups.seek,
-            Expire: self._groups.expire,
-            Unit: self._unit,
-        }
-
-    def apply(self, ops: Sequence[Op]) -> list[Result]:
-        do = self._do
-        with self._transaction():
-            return [do[type(op)](op) for op in ops]
-
-    def purge(self, limit: int) -> bool:
-        """Remove up to some `limit` rows of deleted streams; whether there may be more."""
-        with self._transaction():
-            dead = self._db.execute("SELECT no FROM stream WHERE dead LIMIT 1").fetchone()
-            if dead is None:
-                return False
-            for table, order in STREAM_TABLES:
-                self._db.execute(
-                    f"DELETE FROM {table} WHERE stream_no = ?1 AND ({order}) IN (SELECT {order} "  # noqa: S608
-                    f"FROM {table} WHERE stream_no = ?1 ORDER BY {order} LIMIT ?2)",
-                    (dead[0], limit),
-                )
-                limit -= self._db.changes()
-                if limit <= 0:
-                    return True
-            self._db.execute("DELETE FROM stream WHERE no = ?", dead)
-            return True
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        file, db = self.file, self._db
-        if file.failed is not None:
-            raise file.failed
-        try:
-            db.execute("BEGIN IMMEDIATE")
-            yield
-            self._streams.write_back()
-            db.execute("COMMIT")
-        except BaseException as error:
-            self._streams.forget()
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            if isinstance(error, apsw.IOError):
-                raise file.fail(error) from error
-            if isinstance(error, apsw.Error):
-                raise translate(error, file.path) from error
-            raise
-
-    def _unit(self, op: Unit) -> Result:
-        # Everything in memory goes to the database first: then rolling back is forgetting.
-        self._streams.write_back()
-        self._db.execute("SAVEPOINT unit")
-        results = tuple([self._do[type(part)](part) for part in op.ops])
-        self._streams.write_back()
-        if _failed(results):
-            self._streams.forget()
-            self._db.execute("ROLLBACK TO unit")
-        self._db.execute("RELEASE unit")
-        return results
-
-    def _meta(self, op: Meta) -> Result:
-        found = self._db.execute(
-            "SELECT document FROM meta WHERE source = ? AND stream = ?", (op.source, op.stream)
-        ).fetchone()
-        of = f"stream {op.stream!r}" if op.stream else "the beamtime"
-        document = op.document
-        if op.mode is MetaMode.INSERT:
-            if found:
-                return Refused(
-                    Conflict(f"{of} of source {op.source!r} has metadata", hint="replace or update")
-                )
-        elif not found and not op.upsert:
-            return Refused(NotFound(f"{of} of source {op.source!r} has no metadata to change"))
-        elif found and op.mode is MetaMode.UPDATE:
-            try:
-                document = merged(found[0], document)
-            except BadMetadata as error:
-                return Refused(error)
-        if len(document) > STREAM_META_NBYTES_MAX:
-            return Refused(
-                TooLarge(
-                    f"metadata of {of} would have {len(document)} bytes, "
-                    f"{STREAM_META_NBYTES_MAX} are allowed"
-                )
-            )
-        self._db.execute(
-            "INSERT OR REPLACE INTO meta (source, stream, document) VALUES (?, ?, ?)",
-            (op.source, op.stream, document),
-        )
-        row = self._streams.find(op.source, op.stream) if op.stream else None
-        return Done(row.info if row else None)
-
-
-def _failed(results: tuple[Result, ...]) -> bool:
-    return any(
-        _failed(result) if isinstance(result, tuple) else isinstance(result, _FAILURES)
-        for result in results
-    )
+FILES_OPEN_MAX: Final = 16
+"""Beamtimes open at once; each costs up to 12 descriptors and 6 MB."""
 
 
 class SqliteCatalog(Catalog):
@@ -194,6 +44,7 @@ class SqliteCatalog(Catalog):
         self._open: OrderedDict[str, Writer] = OrderedDict()
         self._failed: dict[str, Error] = {}
         self._lock = threading.Lock()
+        self._opening = threading.Lock()
 
     # ----------------------------------------------------------------------------- writes
 
@@ -230,7 +81,7 @@ class SqliteCatalog(Catalog):
         write begins the log anew.
         """
         writer = self._known(beamtime)
-        return writer is None or writer.file.checkpoint(restart=False)
+        return writer is None or writer.file.checkpoint(PASSIVE)
 
     def restart_wal(self, beamtime: str) -> bool:
         """Copy the rest of the log and have the next write begin it anew; whether that worked.
@@ -239,7 +90,12 @@ class SqliteCatalog(Catalog):
         not work while somebody reads from the log.
         """
         writer = self._known(beamtime)
-        return writer is None or writer.file.checkpoint(restart=True)
+        return writer is None or writer.file.checkpoint(RESTART)
+
+    def opened(self) -> list[str]:
+        """Beamtimes whose files are open."""
+        with self._lock:
+            return list(self._open)
 
     def wal_nbytes(self, beamtime: str) -> int:
         """Size of the log: what the next node would read at its start."""
@@ -253,15 +109,15 @@ class SqliteCatalog(Catalog):
         Raises the first error, after all files are closed.
         """
         errors = []
-        while True:
+        with self._opening:
             with self._lock:
-                if not self._open:
-                    break
-                beamtime, writer = self._open.popitem()
-            try:
-                self._close(beamtime, writer)
-            except Error as error:
-                errors.append(error)
+                writers = list(self._open.items())
+                self._open.clear()
+            for beamtime, writer in writers:
+                try:
+                    self._close(beamtime, writer)
+                except Error as error:
+                    errors.append(error)
         if errors:
             raise errors[0]
 
@@ -281,25 +137,31 @@ class SqliteCatalog(Catalog):
 
     def _known(self, beamtime: str) -> Writer | None:
         """The file, if the beamtime has one: reading of an unknown beamtime creates nothing."""
-        writer = self._open.get(beamtime)
-        if writer is None and not self.path(beamtime).exists():
+        if beamtime not in self._open and not self.path(beamtime).exists():
             return None
-        return writer or self._opened(beamtime)
+        return self._opened(beamtime)
 
     def _opened(self, beamtime: str) -> Writer:
-        while True:
+        with self._lock:
+            writer = self._open.get(beamtime)
+            if writer is not None:
+                self._open.move_to_end(beamtime)
+                return writer
+        # Opening and closing wait for the disk: those whose file is open do not wait for them.
+        with self._opening:
             with self._lock:
                 writer = self._open.get(beamtime)
-                if writer is not None:
-                    self._open.move_to_end(beamtime)
-                    return writer
-                if len(self._open) < self._files_open_max:
-                    writer = Writer(BeamtimeFile(self.path(beamtime)))
-                    writer.file.failed = self._failed.get(beamtime)
-                    self._open[beamtime] = writer
-                    return writer
-                oldest, idle = self._open.popitem(last=False)
-            self._close(oldest, idle)
+            if writer is not None:
+                return writer
+            writer = Writer(BeamtimeFile(self.path(beamtime)))
+            writer.file.failed = self._failed.get(beamtime)
+            with self._lock:
+                self._open[beamtime] = writer
+                too_many = len(self._open) - self._files_open_max
+                idle = [self._open.popitem(last=False) for _ in range(too_many)]
+            for name, other in idle:
+                self._close(name, other)
+            return writer
 
     def _close(self, beamtime: str, writer: Writer) -> None:
         with writer.lock:

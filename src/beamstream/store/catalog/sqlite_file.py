@@ -14,13 +14,18 @@ import apsw
 
 from beamstream.errors import Corrupt, Error, NoSpace, NotFound, ReadOnly, StorageError
 from beamstream.limits import MIB
-from beamstream.store.catalog.sqlite_schema import migrate
+from beamstream.store.catalog.sqlite_schema import APPLICATION_ID, migrate
 
 PAGE_NBYTES: Final = 4096
 _FRAME_NBYTES: Final = PAGE_NBYTES + 24
+PASSIVE: Final = apsw.SQLITE_CHECKPOINT_PASSIVE
+RESTART: Final = apsw.SQLITE_CHECKPOINT_RESTART
+TRUNCATE: Final = apsw.SQLITE_CHECKPOINT_TRUNCATE
+
 _BUSY_MS: Final = 5000
 _RESTART_BUSY_MS: Final = 50
-_IDLE_READERS_MAX: Final = 8
+_IDLE_READERS_MAX: Final = 4
+_READER_CACHE_KIB: Final = 1024
 # What is kept of a log that had grown: overwriting it is cheaper to sync than appending.
 WAL_KEPT_NBYTES: Final = 64 * MIB
 
@@ -42,6 +47,7 @@ class BeamtimeFile:
         self._log_pages = 0
         self._idle: deque[apsw.Connection] = deque()
         self._closed = False
+        self._descriptors = threading.Lock()
         self._checkpointing = threading.Lock()
         self._checkpointer: apsw.Connection | None = None
         with self.translated():
@@ -77,6 +83,7 @@ class BeamtimeFile:
     def _open_other(self, flags: int) -> apsw.Connection:
         connection = apsw.Connection(str(self.path), flags)
         self._set_up(connection)
+        connection.pragma("cache_size", -_READER_CACHE_KIB)
         return connection
 
     def _set_up(self, connection: apsw.Connection) -> None:
@@ -85,6 +92,8 @@ class BeamtimeFile:
         connection.pragma("wal_autocheckpoint", 0)
         connection.pragma("foreign_keys", False)
         connection.pragma("cell_size_check", True)
+        # Else SQLite plans a statement anew whenever other values are bound: 10 µs for each read.
+        connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
         # Closing must not write pages of a log whose sync has failed into the database: the
         # checkpoint at the end is our own, and only if all is well.
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
@@ -133,7 +142,10 @@ class BeamtimeFile:
             raise self.failed
         # A descriptor of its own, so that closing the file under a running sync does no harm. It
         # shares the place where the kernel remembers errors.
-        log = os.dup(self._log)
+        with self._descriptors:
+            if self._closed:
+                return  # Closing has synced.
+            log = os.dup(self._log)
         try:
             os.fdatasync(log)
         except OSError as error:
@@ -156,11 +168,11 @@ class BeamtimeFile:
     def wal_nbytes(self) -> int:
         return self._log_pages * _FRAME_NBYTES
 
-    def checkpoint(self, restart: bool) -> bool:
+    def checkpoint(self, mode: int) -> bool:
         """Copy pages from the log into the database; whether all of it has been copied.
 
-        Without `restart`, callable while others write and read. With it, nobody may write, and the
-        next write begins the log anew.
+        `PASSIVE` may run while others write and read. For `RESTART` nobody may write: the next
+        write begins the log anew. `TRUNCATE` leaves an empty one behind.
         """
         with self._checkpointing:
             if self.failed is not None or self._closed:
@@ -169,12 +181,12 @@ class BeamtimeFile:
                 if self._checkpointer is None:
                     self._checkpointer = self._open_other(apsw.SQLITE_OPEN_READWRITE)
                     self._checkpointer.pragma("synchronous", "normal")
-                self._checkpointer.set_busy_timeout(_RESTART_BUSY_MS if restart else 0)
-                pages, copied = self._checkpointer.wal_checkpoint(
-                    mode=apsw.SQLITE_CHECKPOINT_RESTART
-                    if restart
-                    else apsw.SQLITE_CHECKPOINT_PASSIVE
-                )
+                self._checkpointer.set_busy_timeout(0 if mode == PASSIVE else _RESTART_BUSY_MS)
+                pages, copied = self._checkpointer.wal_checkpoint(mode=mode)
+                if mode == RESTART and pages == copied:
+                    # The first write into a log begun anew waits for a sync of its header: here,
+                    # in place of the next `apply`.
+                    self._checkpointer.pragma("application_id", APPLICATION_ID)
             except (apsw.BusyError, apsw.LockedError):
                 return False
             except apsw.FullError as error:
@@ -183,7 +195,7 @@ class BeamtimeFile:
                 # It syncs the log and the database: what it could not sync is not safe.
                 raise self.fail(error) from error
             done = pages == copied
-            if done and restart:
+            if done and mode != PASSIVE:
                 self._log_pages = 0
             return done
 
@@ -195,21 +207,22 @@ class BeamtimeFile:
         try:
             if self.failed is None:
                 self.sync()
-                self.checkpoint(restart=True)
+                self.checkpoint(TRUNCATE)
         finally:
             self._close_all()
 
     def _close_all(self) -> None:
         with self._checkpointing:
-            if self._closed:
-                return
-            self._closed = True
+            with self._descriptors:
+                if self._closed:
+                    return
+                self._closed = True
+                os.close(self._log)
             if self._checkpointer is not None:
                 self._checkpointer.close()
             while self._idle:
                 self._idle.pop().close()
             self.writer.close()
-            os.close(self._log)
 
 
 def translate(error: Exception, path: Path) -> Error:

@@ -12,7 +12,7 @@ from typing import Any
 import apsw
 
 from beamstream import limits
-from beamstream.errors import AlreadyAcknowledged, StaleLease, TooMany
+from beamstream.errors import AlreadyAcknowledged, BadInput, StaleLease, TooMany
 from beamstream.store.catalog.interface import (
     Ack,
     Acked,
@@ -31,8 +31,9 @@ from beamstream.store.catalog.interface import (
     Seek,
     State,
 )
+from beamstream.store.catalog.sqlite_refusals import no_stream
 from beamstream.store.catalog.sqlite_schema import STREAM_TABLES
-from beamstream.store.catalog.sqlite_streams import Row, Streams, no_stream
+from beamstream.store.catalog.sqlite_streams import Row, Streams
 from beamstream.store.ranges import RangeSet
 
 # A range that begins before the window may reach into it: the last such row is looked up too.
@@ -160,6 +161,13 @@ class Groups:
         return True
 
     def ack(self, op: Ack) -> Result:
+        if any(not 1 <= ident <= limits.ID_MAX for ident in op.early_ids):
+            return Refused(
+                BadInput(
+                    f"group {op.group!r} acknowledges ids of stream {op.stream!r} that cannot be",
+                    hint=f"ids are 1 … {limits.ID_MAX}",
+                )
+            )
         row = self._streams.make(op.source, op.stream)
         no = row.info.no
         group = self._open(op.group, row, op.now_ns)

@@ -15,13 +15,11 @@ from beamstream import limits
 from beamstream.errors import (
     BadInput,
     IdConflict,
-    NotFound,
     StreamFinished,
     TooLarge,
     TooMany,
 )
 from beamstream.model import Record, StreamInfo
-from beamstream.store.catalog.documents import same_json
 from beamstream.store.catalog.interface import (
     END_OF_SEQS,
     Conflicted,
@@ -35,6 +33,15 @@ from beamstream.store.catalog.interface import (
     Result,
     Skip,
     Stored,
+)
+from beamstream.store.catalog.sqlite_refusals import (
+    bad_id,
+    bad_size,
+    conflict,
+    difference,
+    finished,
+    no_stream,
+    what,
 )
 
 STREAM_COLUMNS = (
@@ -166,18 +173,20 @@ class Streams:
         else:
             ident = op.id
         if not 1 <= ident <= limits.ID_MAX:
-            return Refused(_bad_id(op, ident))
+            return Refused(bad_id(op, ident))
+        if not 0 <= op.size <= limits.ID_MAX:
+            return Refused(bad_size(op, ident))
         if row is None:
             row = self.make(op.source, op.stream)
         info = row.info
         if info.datasets:
-            return Conflicted(_conflict(op, ident, "the stream holds datasets"))
+            return Conflicted(conflict(op, ident, "the stream holds datasets"))
         if ident <= info.max_id:
             found = self._existing(row, op, ident)
             if found is not None:
                 return found
         if 0 <= info.last_id < ident:
-            return Refused(_finished(op.stream, ident, info.last_id))
+            return Refused(finished(op.stream, ident, info.last_id))
         seq = info.last_seq + 1
         stream = self._grow(row, op, ident, seq, info.ready_seq, False)
         self._add(row, op, ident, seq)
@@ -196,34 +205,36 @@ class Streams:
         ).fetchone()
         if found is not None:
             record = Record(*found)
-            difference = _difference(record, op)
-            if difference:
-                return Conflicted(_conflict(op, ident, f"is there with another {difference}"))
+            differing = difference(record, op)
+            if differing:
+                return Conflicted(conflict(op, ident, f"is there with another {differing}"))
             return Duplicate(info, ident, record)
         if info.skipped and self._skipped(info.no, ident, ident):
-            return Conflicted(_conflict(op, ident, "was announced as never coming"))
+            return Conflicted(conflict(op, ident, "was announced as never coming"))
         return None
 
     def _put_part(self, op: Put, row: Row | None) -> Result:
         ident = op.id
         if not 1 <= ident <= limits.ID_MAX:
-            return Refused(_bad_id(op, ident))
+            return Refused(bad_id(op, ident))
+        if not 0 <= op.size <= limits.ID_MAX:
+            return Refused(bad_size(op, ident))
         if op.expected > limits.DATASET_SIZE_MAX:
             return Refused(
                 TooLarge(
-                    f"a dataset of {op.expected} parts is announced for {_what(op, ident)}, "
+                    f"a dataset of {op.expected} parts is announced for {what(op, ident)}, "
                     f"{limits.DATASET_SIZE_MAX} are allowed"
                 )
             )
         if not 1 <= op.substream <= op.expected:
             return Conflicted(
-                _conflict(op, ident, f"has substream {op.substream} of {op.expected} only")
+                conflict(op, ident, f"has substream {op.substream} of {op.expected} only")
             )
         if row is None:
             row = self.make(op.source, op.stream)
         info = row.info
         if info.count and not info.datasets:
-            return Conflicted(_conflict(op, ident, "the stream holds single messages"))
+            return Conflicted(conflict(op, ident, "the stream holds single messages"))
         if ident <= info.max_id:
             found = self._existing(row, op, ident)
             if isinstance(found, Conflicted):
@@ -235,14 +246,14 @@ class Streams:
             ).fetchone()
             if dataset is not None and dataset[1] != op.expected:
                 return Conflicted(
-                    _conflict(op, ident, f"is a dataset of {dataset[1]} parts, not {op.expected}")
+                    conflict(op, ident, f"is a dataset of {dataset[1]} parts, not {op.expected}")
                 )
             if found is not None:
                 return found
             if dataset is not None:
                 return self._put_further_part(row, op, *dataset)
         if 0 <= info.last_id < ident:
-            return Refused(_finished(op.stream, ident, info.last_id))
+            return Refused(finished(op.stream, ident, info.last_id))
         seq = info.last_seq + 1
         ready_seq = info.ready_seq + 1 if op.expected == 1 else 0
         self._cursor.execute(
@@ -306,7 +317,7 @@ class Streams:
             return Refused(BadInput(f"{where} are not a range of ids"))
         row = self.find(op.source, op.stream)
         if row is not None and 0 <= row.info.last_id < last:
-            return Refused(_finished(op.stream, last, row.info.last_id))
+            return Refused(finished(op.stream, last, row.info.last_id))
         if (row.info.last_seq if row else 0) + op.hi - lo >= END_OF_SEQS:
             return Refused(TooMany(f"{where} are more than a stream can number"))
         if row is None:
@@ -398,39 +409,3 @@ class Streams:
         values = {name: getattr(i, name) for name in i.__struct_fields__}
         row.info = StreamInfo(**(values | changes))
         self._touched[i.no] = row
-
-
-def no_stream(source: str, stream: str) -> NotFound:
-    return NotFound(f"there is no stream {stream!r} of source {source!r}")
-
-
-def _difference(record: Record, op: Put) -> str:
-    if record.name != op.name:
-        return "name"
-    if record.size != op.size:
-        return "size"
-    if record.digest != op.digest:
-        return "content"
-    return "" if same_json(record.meta, op.meta) else "metadata"
-
-
-def _what(op: Put, ident: int) -> str:
-    part = f", substream {op.substream}," if op.substream else ""
-    return f"id {ident}{part} of stream {op.stream!r}"
-
-
-def _bad_id(op: Put, ident: int) -> BadInput:
-    return BadInput(
-        f"stream {op.stream!r} of source {op.source!r} cannot take id {ident}",
-        hint=f"ids are 1 … {limits.ID_MAX}",
-    )
-
-
-def _conflict(op: Put, ident: int, why: str) -> IdConflict:
-    return IdConflict(f"{_what(op, ident)} {why}", hint="use a new id, or another stream")
-
-
-def _finished(stream: str, ident: int, last_id: int) -> StreamFinished:
-    return StreamFinished(
-        f"stream {stream!r} was finished with last id {last_id}, id {ident} is not taken"
-    )

@@ -1,0 +1,201 @@
+"""Writes payloads into their files, in threads.
+
+Small payloads share one thread that takes all that are waiting at once: handing each to a thread
+of its own would cost more than writing it. Large ones are written side by side; larger than what
+the cache takes, they are written as they come.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING
+
+import xxhash
+
+from beamstream import limits
+from beamstream.errors import Error
+from beamstream.server.roots import Roots
+from beamstream.store.files import CHUNK_NBYTES, NewFile, OpenFolder, write_file
+
+if TYPE_CHECKING:
+    from beamstream.server.ingest import Ingest, Put
+
+_SMALL_NBYTES = 256 * limits.KIB
+_BATCH_MAX = 64
+
+
+class FileWriters:
+    """The threads that write files for `ingest`; `sync` says whether each is synced."""
+
+    def __init__(self, ingest: Ingest, roots: Roots, threads: Executor, *, sync: bool) -> None:
+        self._ingest = ingest
+        self.roots = roots
+        self.threads = threads
+        self.sync = sync
+        self._wanted = threading.Condition()
+        self._small: list[Put] = []
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="small files", daemon=True)
+        self._thread.start()
+
+    def write(self, put: Put) -> None:
+        """Write the payload of a message; `ingest.written` or `ingest.failed` is called."""
+        assert put.memory is not None
+        if put.memory.nbytes > _SMALL_NBYTES:
+            self.threads.submit(self._write_all, [put])
+            return
+        with self._wanted:
+            self._small.append(put)
+            self._wanted.notify()
+
+    def stream(self, put: Put, window: memoryview, nbytes: int) -> StreamedFile:
+        return StreamedFile(self, self._ingest, put, window, nbytes)
+
+    def close(self) -> None:
+        """Write what is waiting, and end."""
+        with self._wanted:
+            self._closing = True
+            self._wanted.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._wanted:
+                while not (self._small or self._closing):
+                    self._wanted.wait()
+                puts, self._small = self._small[:_BATCH_MAX], self._small[_BATCH_MAX:]
+                if self._closing and not puts:
+                    return
+            self._write_all(puts)
+
+    def _write_all(self, puts: list[Put]) -> None:
+        """In a thread."""
+        written: list[tuple[Put, bytes, OpenFolder]] = []
+        for put in puts:
+            assert put.memory is not None
+            name = put.message.name
+            try:
+                root = self.roots.folder(put.producer.folders, put.root, name)
+                written.append((put, *write_file(root, name, put.memory, sync=self.sync)))
+            except Error as error:
+                self._ingest.failed(put, error)
+        if written:
+            self._ingest.written(written)
+
+
+class StreamedFile:
+    """A payload larger than the cache takes: it goes to its file as it comes.
+
+    Two halves of one slot take turns: one is received into while the other is written.
+    """
+
+    HALF_NBYTES = CHUNK_NBYTES
+    WINDOW_NBYTES = 2 * CHUNK_NBYTES
+
+    def __init__(
+        self, writers: FileWriters, ingest: Ingest, put: Put, window: memoryview, nbytes: int
+    ) -> None:
+        self._writers = writers
+        self._ingest = ingest
+        self._loop = ingest.loop
+        self._put = put
+        self._halves = (window[: self.HALF_NBYTES], window[self.HALF_NBYTES :])
+        self._turn = 0
+        self._nbytes = nbytes
+        self._given = 0
+        self._current: memoryview | None = None
+        self._writing = False
+        self._more: Callable[[memoryview], None] | None = None
+        self._file: NewFile | None = None
+        self._hasher = xxhash.xxh3_128()
+        self._error: Error | None = None
+        self._finished = False
+        self._aborted = False
+
+    def first(self) -> memoryview:
+        return self._next_half()
+
+    def filled(self, more: Callable[[memoryview], None]) -> None:
+        self._more = more
+        self._hand_over()
+
+    def finish(self) -> None:
+        self._finished = True
+        self._hand_over()
+
+    def abort(self) -> None:
+        self._aborted = True
+        if not self._writing:
+            self._abandon()
+
+    def _abandon(self) -> None:
+        self._writers.threads.submit(self._remove)
+        self._ingest.release(self._put)
+
+    def _next_half(self) -> memoryview:
+        half = self._halves[self._turn]
+        self._turn = 1 - self._turn
+        size = min(half.nbytes, self._nbytes - self._given)
+        self._given += size
+        self._current = half[:size]
+        return self._current
+
+    def _hand_over(self) -> None:
+        """Write what was received; meanwhile the other half is received into."""
+        if self._writing or self._current is None:
+            return
+        full, self._current = self._current, None
+        self._writing = True
+        last = self._finished
+        self._writers.threads.submit(self._write, full, last)
+        if self._more is not None and not last:
+            more, self._more = self._more, None
+            more(self._next_half())
+
+    def _write(self, full: memoryview, last: bool) -> None:
+        """In a thread."""
+        put = self._put
+        try:
+            if self._error is None and not put.existing:
+                if self._file is None:
+                    root = self._writers.roots.folder(
+                        put.producer.folders, put.root, put.message.name
+                    )
+                    self._file = NewFile(root, put.message.name, sync=self._writers.sync)
+                self._file.write(full)
+            self._hasher.update(full)
+            if last:
+                self._commit()
+                return
+        except Error as error:
+            self._error = error
+            if last:
+                self._remove()
+                self._ingest.failed(put, error)
+                return
+        self._loop.call_soon_threadsafe(self._written)
+
+    def _commit(self) -> None:
+        digest = self._hasher.digest()
+        if self._error is not None:
+            self._remove()
+            self._ingest.failed(self._put, self._error)
+        elif self._file is None:
+            self._ingest.hashed(self._put, digest)
+        else:
+            file, self._file = self._file, None
+            self._ingest.written([(self._put, digest, file.commit(digest, self._nbytes))])
+
+    def _written(self) -> None:
+        self._writing = False
+        if self._aborted:
+            self._abandon()
+        elif self._more is not None or self._finished:
+            self._hand_over()
+
+    def _remove(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            file.abort()
