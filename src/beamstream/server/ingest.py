@@ -47,6 +47,10 @@ from beamstream.store import catalog as ops
 from beamstream.store.cache import Cache, Slot
 from beamstream.store.files import OpenFolder, digest_of
 
+# Plain integers: enumerations cost more than they tell where every message passes.
+_CACHE_LEVEL, _DISK_LEVEL = int(Level.CACHE), int(Level.DISK)
+_NOWHERE, _IN_CACHE, _IN_FILE = int(Place.NOWHERE), int(Place.CACHE), int(Place.FILE)
+
 _HASH_INLINE_NBYTES = limits.MIB
 """Hashing this much takes less time than handing it to a thread and back."""
 
@@ -69,11 +73,11 @@ class Put:
     __slots__ = (
         "_ingest",
         "arrived_ns",
-        "digest",
-        "existing",
+                "existing",
         "key",
         "memory",
         "message",
+        "op",
         "path_key",
         "producer",
         "reply",
@@ -96,7 +100,7 @@ class Put:
         self.root = Root.CORE
         self.arrived_ns = 0
         self.reply: Reply | None = None
-        self.digest = b""
+        self.op: ops.Put | None = None
         self.streamed: StreamedFile | None = None
 
     def filled(self, more: Callable[[memoryview], None]) -> None:
@@ -148,7 +152,9 @@ class Ingest:
         self._roots = roots
         self._stats = stats
         self._threads = threads
-        self._durability = durability
+        self._syncs = durability >= Level.DISK
+        self._file_level = int(max(durability, Level.OS))
+        self._meta_level = int(durability)
         self._node = node
         self._boot = boot
         self._writers = FileWriters(self, roots, threads, sync=self._syncs)
@@ -268,7 +274,6 @@ class Ingest:
             self.loop.call_soon_threadsafe(self._record_all, [put[:2] for put in puts])
 
     def _synced_batch(self, put: Put, digest: bytes, folder: OpenFolder) -> Batch:
-        put.digest = digest
         return Batch(
             put.view.beamtime,
             [self._op(put, digest)] if put.message.mode & RECORD else (),
@@ -291,24 +296,18 @@ class Ingest:
         """In a thread: the file could not be written."""
         self.loop.call_soon_threadsafe(self._refuse, put, error)
 
-    @property
-    def _syncs(self) -> bool:
-        return self._durability >= Level.DISK
-
-    def _level(self, mode: int) -> Level:
-        if mode & FILE:
-            return max(self._durability, Level.OS)
-        return self._durability if mode & META_ONLY else Level.CACHE
-
     # ------------------------------------------------------------------ the record
 
     def _op(self, put: Put, digest: bytes) -> ops.Put:
+        """The operation that records a put; it is kept with it."""
         message = put.message
         if message.mode & FILE:
-            place = Place.FILE
+            place, level = _IN_FILE, self._file_level
+        elif message.mode & META_ONLY:
+            place, level = _NOWHERE, self._meta_level
         else:
-            place = Place.CACHE if put.slot is not None else Place.NOWHERE
-        return ops.Put(
+            place, level = _IN_CACHE if put.slot is not None else _NOWHERE, _CACHE_LEVEL
+        put.op = op = ops.Put(
             source=message.source,
             stream=message.stream,
             id=message.id,
@@ -319,7 +318,7 @@ class Ingest:
             timestamp_ns=put.arrived_ns,
             arrived_ns=put.arrived_ns,
             mode=message.mode,
-            level=self._level(message.mode),
+            level=level,
             place=place,
             root=put.root,
             substream=message.substream,
@@ -327,12 +326,12 @@ class Ingest:
             node=self._node,
             boot=self._boot,
         )
+        return op
 
     def _record(self, put: Put, digest: bytes) -> None:
         op = self._op(put, digest)
-        put.digest = digest
         submit = self._commits.submit
-        if op.level >= Level.DISK:
+        if op.level >= _DISK_LEVEL:
             submit = self._commits.submit_synced
             if op.substream:
                 put.view.hidden_parts.add((op.id, op.substream))
@@ -360,7 +359,8 @@ class Ingest:
         message = put.message
         # Not the view of the beginning: the stream may have been deleted and begun anew since.
         view = self._streams.view(put.producer.beamtime, message.source, message.stream)
-        op = self._op(put, put.digest)
+        op = put.op
+        assert op is not None
         record = Record(
             seq=stored.seq,
             id=stored.id,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from beamstream.store.files import digest_of
@@ -121,7 +121,13 @@ class Workload:
 
 
 def record_node(
-    library: Path, folder: Path, seed: int, messages: int, module: str = "beamstream.cli.main"
+    library: Path,
+    folder: Path,
+    seed: int,
+    messages: int,
+    *,
+    module: str = "beamstream.cli.main",
+    env: Mapping[str, str] | None = None,
 ) -> Workload:
     """Record a node that starts on a new folder, works, and stops."""
     root = folder / "root"
@@ -133,7 +139,7 @@ def record_node(
         recording.root / "data",
         cache="64MiB",
         durability="disk",
-        env=recording.env,
+        env={**recording.env, **(env or {})},
         module=module,
     )
     node.log = folder / "log"

@@ -1,8 +1,8 @@
 """The catalog: streams, messages, groups, metadata. One interface, several stores behind it."""
 
 from beamstream.store.catalog.interface import (
-    Acked,
     Ack,
+    Acked,
     AlreadyAcked,
     Catalog,
     Claim,

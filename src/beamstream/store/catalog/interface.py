@@ -120,8 +120,8 @@ class Finish(msgspec.Struct, frozen=True, gc=False):
 class Meta(msgspec.Struct, frozen=True, gc=False):
     """Write metadata of a stream, or with `stream` empty of the source's beamtime.
 
-    `INSERT` needs it absent, `REPLACE` and `UPDATE` need it present unless `upsert`. `UPDATE` merges
-    objects key by key, deeply; arrays and scalars are replaced. Does not create a stream.
+    `INSERT` needs it absent, `REPLACE` and `UPDATE` need it present unless `upsert`. `UPDATE`
+    merges objects key by key, deeply; arrays and scalars are replaced. Does not create a stream.
     Results: `Done`, `Refused`.
     """
 
@@ -259,7 +259,7 @@ class Unit(msgspec.Struct, frozen=True, gc=False):
     `AlreadyAcked`), none has changed anything.
     """
 
-    ops: tuple["Op", ...]
+    ops: tuple[Op, ...]
 
 
 Op = (

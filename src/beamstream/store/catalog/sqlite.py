@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -56,8 +55,11 @@ class SqliteCatalog(Catalog):
         ReadOnly : a sync of this beamtime has failed since the node was started.
         NoSpace : the disk is full; nothing of this call was recorded.
         """
-        with self._writing(beamtime) as writer:
-            return writer.apply(ops)
+        while True:
+            writer = self._opened(beamtime)
+            with writer.lock:
+                if not writer.closed:
+                    return writer.apply(ops)
 
     def purge(self, beamtime: str, limit: int) -> bool:
         """Remove up to `limit` rows of deleted streams; returns whether there may be more.
@@ -66,8 +68,11 @@ class SqliteCatalog(Catalog):
         """
         if self._known(beamtime) is None:
             return False
-        with self._writing(beamtime) as writer:
-            return writer.purge(limit)
+        while True:
+            writer = self._opened(beamtime)
+            with writer.lock:
+                if not writer.closed:
+                    return writer.purge(limit)
 
     def sync(self, beamtime: str) -> None:
         writer = self._known(beamtime)
@@ -125,15 +130,6 @@ class SqliteCatalog(Catalog):
 
     def path(self, beamtime: str) -> Path:
         return self._folder / f"{check_beamtime(beamtime)}.db"
-
-    @contextmanager
-    def _writing(self, beamtime: str) -> Iterator[Writer]:
-        while True:
-            writer = self._opened(beamtime)
-            with writer.lock:
-                if not writer.closed:
-                    yield writer
-                    return
 
     def _known(self, beamtime: str) -> Writer | None:
         """The file, if the beamtime has one: reading of an unknown beamtime creates nothing."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import apsw
@@ -73,46 +72,61 @@ class Writer:
 
     def apply(self, ops: Sequence[Op]) -> list[Result]:
         do = self._do
-        with self._transaction():
-            return [do[type(op)](op) for op in ops]
+        try:
+            self._begin()
+            results = [do[type(op)](op) for op in ops]
+            self._commit()
+        except BaseException as error:
+            self._roll_back(error)
+            raise
+        return results
 
     def purge(self, limit: int) -> bool:
         """Remove up to some `limit` rows of deleted streams; whether there may be more."""
-        with self._transaction():
-            dead = self._db.execute("SELECT no FROM stream WHERE dead LIMIT 1").fetchone()
-            if dead is None:
-                return False
-            for table, order in STREAM_TABLES:
-                self._db.execute(
-                    f"DELETE FROM {table} WHERE stream_no = ?1 AND ({order}) IN (SELECT {order} "  # noqa: S608
-                    f"FROM {table} WHERE stream_no = ?1 ORDER BY {order} LIMIT ?2)",
-                    (dead[0], limit),
-                )
-                limit -= self._db.changes()
-                if limit <= 0:
-                    return True
-            self._db.execute("DELETE FROM stream WHERE no = ?", dead)
-            return True
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        file, db = self.file, self._db
-        if file.failed is not None:
-            raise file.failed
         try:
-            db.execute("BEGIN IMMEDIATE")
-            yield
-            self._streams.write_back()
-            db.execute("COMMIT")
+            self._begin()
+            more = self._purge(limit)
+            self._commit()
         except BaseException as error:
-            self._streams.forget()
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            if isinstance(error, apsw.IOError):
-                raise file.fail(error) from error
-            if isinstance(error, apsw.Error):
-                raise translate(error, file.path) from error
+            self._roll_back(error)
             raise
+        return more
+
+    def _purge(self, limit: int) -> bool:
+        dead = self._db.execute("SELECT no FROM stream WHERE dead LIMIT 1").fetchone()
+        if dead is None:
+            return False
+        for table, order in STREAM_TABLES:
+            self._db.execute(
+                f"DELETE FROM {table} WHERE stream_no = ?1 AND ({order}) IN (SELECT {order} "  # noqa: S608
+                f"FROM {table} WHERE stream_no = ?1 ORDER BY {order} LIMIT ?2)",
+                (dead[0], limit),
+            )
+            limit -= self._db.changes()
+            if limit <= 0:
+                return True
+        self._db.execute("DELETE FROM stream WHERE no = ?", dead)
+        return True
+
+    def _begin(self) -> None:
+        if self.file.failed is not None:
+            raise self.file.failed
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def _commit(self) -> None:
+        self._streams.write_back()
+        self._db.execute("COMMIT")
+
+    def _roll_back(self, error: BaseException) -> None:
+        """Undo the transaction; raises the error of ours for one of SQLite's."""
+        file = self.file
+        self._streams.forget()
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+        if isinstance(error, apsw.IOError):
+            raise file.fail(error) from error
+        if isinstance(error, apsw.Error):
+            raise translate(error, file.path) from error
 
     def _unit(self, op: Unit) -> Result:
         # Everything in memory goes to the database first: then rolling back is forgetting.
