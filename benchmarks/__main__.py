@@ -25,6 +25,7 @@ from benchmarks.plan import Row, all_rows, chosen_rows, in_order_of_measuring
 
 RESULTS: Final = Path(__file__).resolve().parent / "results"
 REPEAT: Final = 3
+ERROR_MAX: Final = 1_000
 
 
 class Run:
@@ -54,10 +55,9 @@ class Run:
     ) -> None:
         data = Path(tempfile.mkdtemp(prefix=f"node-{durability}-", dir=folder)) / "data"
         node = NodeProcess(data, cache=self._cache, durability=durability)
-        needed = any(row.kind.needs_node for row in rows)
         try:
             for row in rows:
-                self._measure(bench, row, node if needed else None, repetition)
+                self._measure(bench, row, node, repetition)
             node.terminate()
         except (Error, UnexpectedLog) as error:
             self.problems.append(f"node at durability {durability}: {error}")
@@ -65,14 +65,14 @@ class Run:
             node.kill()
             shutil.rmtree(data.parent, ignore_errors=True)
 
-    def _measure(self, bench: Bench, row: Row, node: NodeProcess | None, repetition: int) -> None:
+    def _measure(self, bench: Bench, row: Row, node: NodeProcess, repetition: int) -> None:
         try:
-            if node is not None:
+            if row.kind.needs_node:
                 node.start()
             figures = bench.measure(row, node)
         except (Error, OSError) as error:
-            text = f"repetition {repetition}: {error}"
-            self.errors[row].append(text)
+            text = str(error)[:ERROR_MAX]
+            self.errors[row].append(f"repetition {repetition}: {text}")
         else:
             self.found[row].append(figures)
             text = (
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started = time.time()
     run = Run(rows, repeat, options.cache, QUICK if options.quick else Times())
     with tempfile.TemporaryDirectory(prefix="bench-", dir=options.folder) as folder:
-        run.run(Path(folder))
+        run.run(Path(folder).resolve())
     settings["seconds"] = f"{time.time() - started:.0f}"
     lines = report.lines(rows, run.found, run.errors)
     path = _write(options.results, started, settings, lines, run)

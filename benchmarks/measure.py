@@ -70,8 +70,8 @@ class Bench:
         self._number = itertools.count(1)
         self._filled: dict[NodeProcess, str] = {}
 
-    def measure(self, row: Row, node: NodeProcess | None) -> Figures:
-        """Measure `row` once.
+    def measure(self, row: Row, node: NodeProcess) -> Figures:
+        """Measure `row` once, on `node` if it needs one: it is running then.
 
         Raises
         ------
@@ -81,11 +81,11 @@ class Bench:
             case Kind.FILES:
                 return self._files(row)
             case Kind.PUT:
-                return self._put(row, _running(node))
+                return self._put(row, node)
             case Kind.NEXT:
-                return self._next(row, _running(node))
+                return self._next(row, node)
             case Kind.WAIT:
-                return self._wait(row, _running(node))
+                return self._wait(row, node)
         return self._raw(row)
 
     # ------------------------------------------------------------------- without a node
@@ -254,12 +254,6 @@ class Bench:
 
 def _access(node: NodeProcess) -> dict[str, str]:
     return {"endpoint": node.endpoint, "token": node.token(BEAMTIME), "beamtime": BEAMTIME}
-
-
-def _running(node: NodeProcess | None) -> NodeProcess:
-    if node is None or not node.running:
-        raise WorkerFailed("the node is not running")
-    return node
 
 
 def _run(worker: Worker) -> dict[str, Any]:

@@ -152,7 +152,7 @@ def _aim(line: Line, row: Row, found: Repetitions) -> None:
         case Kind.PUT if row.original and row.size in _CACHE_SHARE_MIN and row.mode is Mode.CACHE:
             assert line.original_share is not None
             wanted = _CACHE_SHARE_MIN[row.size] * line.original_share
-            line.aim = f"{wanted:.2f} of 1 raw"
+            line.aim = f"{wanted:.2f} of raw x1"
             line.met = line.share_single is not None and line.share_single >= wanted
         case Kind.PUT if row.original:
             factor = _CACHE_RATIO_MIN[row.size] if row.mode is Mode.CACHE else 1.0
@@ -190,11 +190,11 @@ _HEAD: Final = (
     "min … max",
     "MB/s",
     "raw MB/s",
-    "share",
-    "of 1 raw",
+    "of raw",
+    "of raw x1",
     "of bare",
     "original",
-    "of 1 raw",
+    "its share",
     "ratio",
     "node CPU",
     "clients",

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from beamstream.errors import Error, TimedOut
+from benchmarks.machine import ROOT
 
 Work = Callable[[], dict[str, Any]]
 
@@ -84,6 +85,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
+            cwd=ROOT,
         )
         self._unread = b""
 

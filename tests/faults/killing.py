@@ -28,7 +28,7 @@ READ = {BY_ARRIVAL: STREAMS, BY_ID: [AUTO, OFFICIAL, LARGE]}
 
 _ANSWERS_BETWEEN_KILLS = (1, 120)
 _STALL_S = 60.0
-_DRAIN_S = 10 * LEASE_S
+_DRAIN_S = 5 * LEASE_S
 
 
 def make_actors(gate: Gate, history: History, target: Target) -> tuple[list[Actor], list[Actor]]:

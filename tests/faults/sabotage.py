@@ -28,7 +28,7 @@ class _NoSync:
 def payload_not_synced() -> None:
     from beamstream.store import files
 
-    files.os = _NoSync("fdatasync")  # type: ignore[assignment]
+    vars(files)["os"] = _NoSync("fdatasync")
 
 
 def folder_not_synced() -> None:
@@ -38,7 +38,7 @@ def folder_not_synced() -> None:
     def sync_folders(folders: Iterable[OpenFolder]) -> None:
         del folders
 
-    commits.sync_folders = sync_folders
+    vars(commits)["sync_folders"] = sync_folders
 
 
 def record_not_synced() -> None:
@@ -58,8 +58,8 @@ def nothing_synced() -> None:
 
 def answers_on_arrival() -> None:
     """The answer leaves when the payload is in memory."""
-    from beamstream.server.ingest import Ingest
-    from beamstream.server.messages import Answer, Put
+    from beamstream.server.ingest import Ingest, Put
+    from beamstream.server.messages import Answer
 
     real = Ingest.received
 
@@ -88,8 +88,8 @@ def answers_before_the_sync() -> None:
 
 def drops_messages() -> None:
     """One message in seven is answered and forgotten."""
-    from beamstream.server.ingest import Ingest
-    from beamstream.server.messages import Answer, Put
+    from beamstream.server.ingest import Ingest, Put
+    from beamstream.server.messages import Answer
 
     real = Ingest.received
     count = 0
@@ -107,8 +107,7 @@ def drops_messages() -> None:
 
 def swaps_payloads() -> None:
     """Two payloads of one size that are there at the same time change places."""
-    from beamstream.server.ingest import Ingest
-    from beamstream.server.messages import Put
+    from beamstream.server.ingest import Ingest, Put
 
     real = Ingest.received
     held: list[Put] = []
@@ -135,15 +134,15 @@ def swaps_payloads() -> None:
 def forgets_acknowledgements() -> None:
     """An acknowledgement is answered and not written."""
     from beamstream.store.catalog.interface import Ack, Acked
-    from beamstream.store.catalog.sqlite import Writer
+    from beamstream.store.catalog.sqlite import SqliteCatalog
 
-    real = Writer.apply
+    real = SqliteCatalog.apply
 
-    def apply(self: Writer, ops: Sequence[Any]) -> list[Any]:
-        results = iter(real(self, [op for op in ops if not isinstance(op, Ack)]))
+    def apply(self: SqliteCatalog, beamtime: str, ops: Sequence[Any]) -> list[Any]:
+        results = iter(real(self, beamtime, [op for op in ops if not isinstance(op, Ack)]))
         return [Acked(1) if isinstance(op, Ack) else next(results) for op in ops]
 
-    Writer.apply = apply  # type: ignore[method-assign]
+    SqliteCatalog.apply = apply  # type: ignore[method-assign]
 
 
 FAULTS: Final[dict[str, Callable[[], None]]] = {

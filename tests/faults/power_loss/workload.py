@@ -111,8 +111,10 @@ class Workload:
             consumer.http.connect()
             for _ in range(self.messages):
                 assert self._stored.acquire(timeout=60)
-                self._note(consumer.port, Sent(""))
-                status, record = consumer.next(GROUP, "small")
+                status, record = 409, {}
+                while status == 409 and not self._errors:
+                    self._note(consumer.port, Sent(""))
+                    status, record = consumer.next(GROUP, "small")
                 assert status == 200, record
                 sent = Sent("ack", "small", record["_id"], group=GROUP)
                 self._note(consumer.port, sent)

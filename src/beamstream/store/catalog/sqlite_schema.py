@@ -53,9 +53,9 @@ CREATE TABLE message (
     input_source TEXT,
     input_stream TEXT,
     input_seq INTEGER,
-    result_k INTEGER,
-    PRIMARY KEY (stream_no, seq, substream)
-) WITHOUT ROWID;
+    result_k INTEGER
+);
+CREATE UNIQUE INDEX message_seq ON message (stream_no, seq, substream);
 CREATE UNIQUE INDEX message_id ON message (stream_no, id, substream);
 CREATE INDEX message_file ON message (name) WHERE place = 2;
 CREATE TABLE dataset (
