@@ -161,3 +161,9 @@ BACKLOG: Final = 1024
 
 MEANT_SECONDS: Final = 10.0
 """How long a producer's "auto" is taken for the same beamtime before it is asked again."""
+
+PURGE_ROWS: Final = 2_000
+"""Rows of deleted streams removed at once, between two commits."""
+
+EXPIRE_SECONDS: Final = 3_600.0
+"""How often idle groups are looked for."""

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
 from beamstream import limits
 from beamstream.errors import Error, StorageError
-from beamstream.store.catalog import Catalog, Op, Result
+from beamstream.store.catalog import Catalog, Expire, Op, Result
 from beamstream.store.files import OpenFolder, sync_folders
 
 log = structlog.get_logger("commits")
@@ -67,7 +68,7 @@ class Commits:
         self._wanted = threading.Condition()
         self._synced: list[Batch] = []
         self._closing = False
-        self._restart: set[str] = set()
+        self._chores: list[Callable[[], object]] = []
         self._thread = threading.Thread(target=self._run, name="catalog", daemon=True)
         self._thread.start()
 
@@ -93,10 +94,10 @@ class Commits:
             self._synced.extend(batches)
             self._wanted.notify()
 
-    def restart_wal(self, beamtime: str) -> None:
-        """Begin the catalog's log anew, between two commits."""
+    def between(self, chore: Callable[[], object]) -> None:
+        """Do something between two commits, in the thread; may be called from any thread."""
         with self._wanted:
-            self._restart.add(beamtime)
+            self._chores.append(chore)
             self._wanted.notify()
 
     def flush(self) -> None:
@@ -160,16 +161,16 @@ class Commits:
     def _run(self) -> None:
         while True:
             with self._wanted:
-                while not (self._synced or self._restart or self._closing):
+                while not (self._synced or self._chores or self._closing):
                     self._wanted.wait()
                 batches, self._synced = self._synced, []
-                restart, self._restart = self._restart, set()
+                chores, self._chores = self._chores, []
                 if self._closing and not batches:
                     return
             if batches:
                 self._commit_or_tell(batches)
-            for beamtime in restart:
-                self._restart_wal(beamtime)
+            for chore in chores:
+                self._do(chore)
 
     def _commit_or_tell(self, batches: list[Batch]) -> None:
         """Whatever goes wrong, everybody gets an answer and the thread lives on."""
@@ -211,13 +212,13 @@ class Commits:
                 return [batch for batch in batches if not batch.folders]
         return batches
 
-    def _restart_wal(self, beamtime: str) -> None:
+    def _do(self, chore: Callable[[], object]) -> None:
         try:
             with self._lock:
-                self._catalog.restart_wal(beamtime)
-        except Error:
-            # The log stays long; the next round tries again.
-            pass
+                chore()
+        except Error as error:
+            # Upkeep that fails loses nothing; the next round tries again.
+            log.warning("upkeep of a catalog failed", reason=str(error))
         self._let_go()
 
     def _let_go(self) -> None:
@@ -232,13 +233,14 @@ def _deliver(batches: list[Batch]) -> None:
 
 
 class Maintenance:
-    """Keeps the catalogs' logs short, from a thread of its own."""
+    """Keeps the catalogs in shape, from a thread of its own: logs short, nothing dead inside."""
 
     def __init__(self, catalog: Catalog, commits: Commits, period_s: float = 1.0) -> None:
         self._catalog = catalog
         self._commits = commits
         self._period_s = period_s
         self._stop = threading.Event()
+        self._expired_at: dict[str, float] = {}
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
         self._thread.start()
 
@@ -250,14 +252,19 @@ class Maintenance:
         while not self._stop.wait(self._period_s):
             for beamtime in self._catalog.opened():
                 try:
-                    self.look_after(beamtime)
-                except Error:
-                    # A failed checkpoint loses nothing: the log is still there.
-                    continue
+                    self.look_after(beamtime, time.time())
+                except Error as error:
+                    log.warning("upkeep of a catalog failed", beamtime=beamtime, reason=str(error))
 
-    def look_after(self, beamtime: str) -> None:
+    def look_after(self, beamtime: str, now: float) -> None:
+        """One round: copy a long log, begin it anew, remove deleted streams, expire groups."""
         nbytes = self._catalog.wal_nbytes(beamtime)
         if nbytes > limits.WAL_CHECKPOINT_NBYTES:
             self._catalog.checkpoint(beamtime)
         if nbytes > limits.WAL_RESTART_NBYTES:
-            self._commits.restart_wal(beamtime)
+            self._commits.between(lambda: self._catalog.restart_wal(beamtime))
+        self._commits.between(lambda: self._catalog.purge(beamtime, limits.PURGE_ROWS))
+        if now - self._expired_at.get(beamtime, 0.0) > limits.EXPIRE_SECONDS:
+            self._expired_at[beamtime] = now
+            before_ns = int((now - limits.GROUP_IDLE_DAYS * 86_400) * 1e9)
+            self._commits.between(lambda: self._catalog.apply(beamtime, [Expire(before_ns)]))

@@ -319,7 +319,7 @@ class Deliveries:
             dirty[(view, name)] = group
 
     def _drain(self, view: View, name: str, group: GroupStream) -> list[Op]:
-        if not group.dirty or view.groups.get(name) is not group:
+        if not group.dirty or view.deleting or view.groups.get(name) is not group:
             return []
         done, dead, id_position, counts = group.drain()
         now_ns = time.time_ns()

@@ -73,7 +73,7 @@ class Put:
     __slots__ = (
         "_ingest",
         "arrived_ns",
-                "existing",
+        "existing",
         "key",
         "memory",
         "message",

@@ -30,6 +30,7 @@ class View:
         "busy",
         "created_ns",
         "datasets",
+        "deleting",
         "groups",
         "held",
         "hidden_parts",
@@ -71,6 +72,8 @@ class View:
         """(id, substream) of parts that are recorded and not yet at their level."""
         self.recent: OrderedDict[int, Record] = OrderedDict()
         self.recent_ids: dict[int, int] = {}
+        self.deleting = False
+        """Being deleted: what is written behind now would hit a stream that is made anew."""
         self.busy = 0
         """Operations under way that will use this view when they end."""
 

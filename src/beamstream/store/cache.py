@@ -65,6 +65,9 @@ class _Ring:
         self.arenas: list[_Arena] = []
         self.current = 0
 
+    def slots(self) -> int:
+        return sum(len(arena.slots) for arena in self.arenas)
+
 
 class Cache:
     """Slots for payloads.
@@ -113,7 +116,7 @@ class Cache:
             ring = self._rings[beamtime] = _Ring()
         if not ring.arenas and not self._acquire(beamtime, ring):
             return None
-        if self.slots >= self._slots_max and not self._evict_oldest(ring):
+        if self.slots >= self._slots_max and not self._evict_any():
             return None
         # Every arena of the ring is visited once, the current one twice: before and behind its
         # cursor. One more visit for an arena taken on the way.
@@ -209,6 +212,11 @@ class Cache:
         self.pinned_nbytes += nbytes
         return slot
 
+    def _evict_any(self) -> bool:
+        """Forget one slot, of the beamtime that has the most of them if possible."""
+        rings = sorted(self._rings.values(), key=_Ring.slots, reverse=True)
+        return any(self._evict_oldest(ring) for ring in rings)
+
     def _evict_oldest(self, ring: _Ring) -> bool:
         """Forget one slot: the first unpinned from just ahead of the cursor on."""
         order = ring.arenas[ring.current + 1 :] + ring.arenas[: ring.current + 1]
@@ -244,10 +252,11 @@ class Cache:
         share = max(1, self._count // active)
         if len(ring.arenas) >= share:
             return False
-        rich = max(self._rings.values(), key=lambda other: len(other.arenas))
-        if rich is ring or (ring.arenas and len(rich.arenas) <= share):
-            return False
-        arena = self._give_up(rich)
+        # The richest first; one without any arena takes even from those that have only their share.
+        least = share if ring.arenas else 0
+        givers = [other for other in self._rings.values() if len(other.arenas) > least]
+        givers.sort(key=lambda other: len(other.arenas), reverse=True)
+        arena = next(filter(None, map(self._give_up, givers)), None)
         if arena is None:
             return False
         ring.arenas.append(arena)

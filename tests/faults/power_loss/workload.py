@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from beamstream.store.files import digest_of
 from beamstream.testing.checker import metadata, payload, payload_nbytes
@@ -111,7 +112,8 @@ class Workload:
             consumer.http.connect()
             for _ in range(self.messages):
                 assert self._stored.acquire(timeout=60)
-                status, record = 409, {}
+                status: int = 409
+                record: dict[str, Any] = {}
                 while status == 409 and not self._errors:
                     self._note(consumer.port, Sent(""))
                     status, record = consumer.next(GROUP, "small")

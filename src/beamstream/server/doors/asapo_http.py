@@ -96,9 +96,28 @@ class AsapoHandler:
                 return
             beamtime = self._beamtime(call, grant)
             check_access(grant, "read")
-            self._broker(connection, request, call, beamtime, grant)
+            if beamtime in self._services.opened:
+                self._broker(connection, request, call, beamtime, grant)
+            else:
+                self._run(self._open_first(connection, request, call, beamtime, grant))
         except HttpError as error:
             connection.reply(error.status, error.text.encode())
+        except Error as error:
+            connection.reply(*_status_of(error))
+
+    async def _open_first(
+        self,
+        connection: HttpConnection,
+        request: HttpRequest,
+        call: Call,
+        beamtime: str,
+        grant: Grant,
+    ) -> None:
+        """The first call about a beamtime since the node was started."""
+        services = self._services
+        try:
+            await services.loop.run_in_executor(services.threads, services.open_records, beamtime)
+            self._broker(connection, request, call, beamtime, grant)
         except Error as error:
             connection.reply(*_status_of(error))
 
@@ -111,7 +130,7 @@ class AsapoHandler:
 
     def _beamtime(self, call: Call, grant: Grant) -> str:
         if call.beamtime == AUTO:
-            return self._services.beamtimes.resolve(AUTO, AUTO, grant).beamtime
+            return self._services.beamtimes.meant(AUTO, AUTO, grant)
         if grant.kind == "bt":
             check_subject(grant, call.beamtime)
         else:

@@ -336,11 +336,17 @@ class IngestConnection(asyncio.BufferedProtocol):
         self._answering = True
         # Where the folders of a beamtime are looked up, a file system may be slow.
         self._services.in_thread(
-            partial(
-                self._services.beamtimes.resolve, credentials.beamtime, credentials.beamline, grant
-            ),
+            partial(self._find_beamtime, credentials, grant),
             partial(self._enter, credentials, grant, who),
         )
+
+    def _find_beamtime(self, credentials: Credentials, grant: Grant) -> BeamtimeFolders:
+        """In a thread."""
+        folders = self._services.beamtimes.resolve(
+            credentials.beamtime, credentials.beamline, grant
+        )
+        self._services.make_records(folders.beamtime)
+        return folders
 
     def _enter(
         self,

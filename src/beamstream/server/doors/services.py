@@ -65,6 +65,8 @@ class Services:
         self.threads = threads
         self.advertise = advertise
         self.stopping = False
+        self.opened: set[str] = set()
+        """Beamtimes whose records have been opened; opening waits for the disk."""
         self.ports: dict[str, int] = {}
         """Name of a door -> its port, once it listens."""
 
@@ -77,6 +79,16 @@ class Services:
     @staticmethod
     def check_stream(stream: str) -> None:
         check_label("stream", stream)
+
+    def make_records(self, beamtime: str) -> None:
+        """Make or open the records of a beamtime; in a thread."""
+        self.catalog.apply(beamtime, ())
+        self.opened.add(beamtime)
+
+    def open_records(self, beamtime: str) -> None:
+        """Open the records of a beamtime; in a thread."""
+        self.catalog.stream(beamtime, "", "")
+        self.opened.add(beamtime)
 
     def in_thread(self, work: Callable[[], T], done: Callable[[T | Error], None]) -> None:
         """Do what may wait for a file system in a thread; `done` is called on the loop."""
@@ -98,6 +110,7 @@ class Services:
 
         def ended(outcome: Sequence[ops.Result] | Error) -> None:
             view.busy -= 1
+            view.deleting = False
             result = outcome if isinstance(outcome, Error) else outcome[0]
             if isinstance(result, Error):
                 done(result)
@@ -108,6 +121,7 @@ class Services:
                 done(None)
 
         view.busy += 1
+        view.deleting = True
         op = ops.DeleteStream(view.source, view.name, with_meta)
         self.ingest.submit_safe(view.beamtime, (op,), ended)
 
