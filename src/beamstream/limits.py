@@ -167,3 +167,6 @@ PURGE_ROWS: Final = 2_000
 
 EXPIRE_SECONDS: Final = 3_600.0
 """How often idle groups are looked for."""
+
+WRITE_BEHIND_SECONDS: Final = 0.02
+"""Positions of groups are written at most this often, however often something is committed."""

@@ -8,6 +8,7 @@ dataset. Times are integers, nanoseconds since 1970 UTC. Ranges are half-open un
 from __future__ import annotations
 
 import enum
+import functools
 import re
 from typing import Any, Final
 
@@ -168,8 +169,10 @@ class Who(msgspec.Struct, frozen=True, gc=False):
 
 
 _BEAMTIME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-# Quotes, backslashes and control characters break the official clients of other people: they paste
-# names into JSON without escaping. U+202A … U+202E and U+2066 … U+2069 turn text around on a screen.
+# What nearly every path looks like; the others are looked at closely.
+_PLAIN_PATH: Final = re.compile("[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
+# Quotes, backslashes and control characters break the official clients of other people, who paste
+# names into JSON without escaping. U+202A … U+202E, U+2066 … U+2069 turn text around on a screen.
 _REFUSED: Final = re.compile("[\x00-\x1f\x7f\"\\\\\u0080-\u009f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -197,8 +200,14 @@ def check_label(kind: str, name: str, nbytes_max: int = limits.STREAM_NBYTES_MAX
     """
     if not name:
         raise BadName(f"the name of a {kind} must not be empty")
-    _check_characters(kind, name, nbytes_max)
+    _check_label(kind, name, nbytes_max)
     return name
+
+
+@functools.lru_cache(maxsize=1024)
+def _check_label(kind: str, name: str, nbytes_max: int) -> None:
+    """Streams and sources come again with every message."""
+    _check_characters(kind, name, nbytes_max)
 
 
 def check_path(name: str) -> str:
@@ -210,6 +219,8 @@ def check_path(name: str) -> str:
     >>> check_path("processed/scan1/frame_1.cbf")
     'processed/scan1/frame_1.cbf'
     """
+    if _PLAIN_PATH.fullmatch(name) and len(name) <= limits.PATH_COMPONENT_NBYTES_MAX:
+        return name
     if not name:
         raise BadName("the path of a message must not be empty")
     _check_characters("message", name, limits.NAME_NBYTES_MAX)

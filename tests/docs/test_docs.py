@@ -17,6 +17,7 @@ from typing import Any, Final
 import pytest
 
 from beamstream import settings
+from beamstream.client.asapo import Consumer, Producer
 from beamstream.testing.node import NodeProcess
 from docs.pages import PAGES, ROOT, Block, blocks
 
@@ -30,7 +31,8 @@ def name(page: Path) -> str:
 
 
 def to_do(page: Path) -> list[Block]:
-    return [block for block in blocks(page) if not block.mark.startswith("not run")]
+    found = (block for block in blocks(page) if block.well_marked)
+    return [block for block in found if not block.mark.startswith("not run")]
 
 
 class Reader:
@@ -109,6 +111,10 @@ class Reader:
         assert same, f"{block.where}: the page shows\n{shown}\nand it is\n{printed}"
 
     def leave(self) -> None:
+        for value in self.names.values():
+            if isinstance(value, Producer | Consumer):
+                value.close()
+        self.names.clear()
         for node in self.nodes.values():
             node.terminate()
 

@@ -26,7 +26,8 @@ BY_ARRIVAL, BY_ID = "by arrival", "by id"
 READ = {BY_ARRIVAL: STREAMS, BY_ID: [AUTO, OFFICIAL, LARGE]}
 """Two senders of one stream are not in the order of ids: only the group by arrival reads that."""
 
-_ANSWERS_BETWEEN_KILLS = (1, 120)
+_ANSWERS_BETWEEN_KILLS = ((1, 120), (1, 120), (1, 30), (300, 500))
+"""In turn; ASAPO's producer pauses for a second after a lost connection and needs the long one."""
 _STALL_S = 60.0
 _DRAIN_S = 5 * LEASE_S
 
@@ -98,7 +99,8 @@ def _kill_again_and_again(
     ends = time.monotonic() + seconds
     done = 0
     while time.monotonic() < ends if not kills else done < kills:
-        _wait_for_answers(history, schedule.randint(*_ANSWERS_BETWEEN_KILLS), actors)
+        lo, hi = _ANSWERS_BETWEEN_KILLS[done % len(_ANSWERS_BETWEEN_KILLS)]
+        _wait_for_answers(history, schedule.randint(lo, hi), actors)
         _kill(node, gate, history)
         done += 1
 

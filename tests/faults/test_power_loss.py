@@ -17,6 +17,8 @@ from .power_loss.workload import Workload, record_node
 
 pytestmark = pytest.mark.system
 
+MESSAGES = 6
+
 
 def replay_node(
     workload: Workload, model: Model, seed: int, *, seconds: float = 0.0, stop_at_bad: int = 0
@@ -38,15 +40,19 @@ def replay_node(
     return report
 
 
-def test_power_cuts_lose_nothing(library: Path, tmp_path: Path, seconds: float, seed: int) -> None:
-    workload = record_node(library, tmp_path, seed, messages=8)
+@pytest.mark.parametrize("kill_after", [0, 12], ids=["", "after a kill"])
+def test_power_cuts_lose_nothing(
+    library: Path, tmp_path: Path, seconds: float, seed: int, kill_after: int
+) -> None:
+    """Also when the node was killed before, and its clients have sent again."""
+    workload = record_node(library, tmp_path, seed, MESSAGES, kill_after=kill_after)
     recording = workload.recording
     ops = recording.ops()
     assert differences(final_image(recording, ops), image_of(recording.root)) == []
     reports = [
-        replay_node(workload, model, seed, seconds=seconds / 2, stop_at_bad=50) for model in Model
+        replay_node(workload, model, seed, seconds=seconds / 4, stop_at_bad=50) for model in Model
     ]
     for report in reports:
         assert not report.bad, str(report)
-        assert report.answers >= 40
-        assert report.states >= 1000
+        assert report.answers >= 5 * MESSAGES
+        assert report.states >= 100 * MESSAGES

@@ -124,16 +124,16 @@ def test_chunks_without_end(doors: Doors) -> None:
 
 
 @pytest.mark.parametrize(
-    "target",
+    "path",
     [
-        "/", "/..", "/../../etc/passwd", "/v0.7", "/v0.7/", "/v0.7/beamtime", "//", "*",
+        "/nothing", "/..", "/../../etc/passwd", "/v0.7", "/v0.7/", "/v0.7/beamtime", "//", "*",
         "/v0.7/beamtime/bt1/src1/s/g/next/more/and/more", "/asapo-discovery/v0.1/nothing",
         "/debug/pprof", "/metrics/../key", "http://elsewhere/x", "/v0.2/transfer/../../key",
     ],
 )  # fmt: skip
-def test_targets_that_do_not_exist(doors: Doors, target: str) -> None:
+def test_targets_that_do_not_exist(doors: Doors, path: str) -> None:
     with doors.http() as http:
-        answer = http.get(target)
+        answer = http.get(path)
         assert answer.status in (400, 404), answer
         assert http.get("/asapo-discovery/v0.1/asapo-receiver?protocol=v0.7").status == 200
 

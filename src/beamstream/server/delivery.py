@@ -78,6 +78,7 @@ class Deliveries:
         self._stats = stats
         self._syncs = syncs
         self.clock = clock
+        self._written_at = 0.0
         self._dirty: dict[str, dict[tuple[View, str], GroupStream]] = {}
 
     def group(self, view: View, name: str) -> GroupStream:
@@ -115,6 +116,7 @@ class Deliveries:
                 return self._found(view, name, group, item, delivery, want)
             group.give_back(delivery)
             group.pass_over(delivery.seq, delivery.seq + 1)
+        self._touch(view, name, group)
         return self.end(view)
 
     def _next_by_id(
@@ -180,9 +182,14 @@ class Deliveries:
         """The peer has gone before it got the reply."""
         group = view.groups.get(name)
         if group is not None and found.delivery is not None:
-            group.give_back(found.delivery)
+            written = group.give_back(found.delivery)
             if group.id_position == found.item.id:
                 group.move_id_position(found.item.id - 1)
+            self._touch(view, name, group)
+            if written:
+                ranges = ((found.item.seq, found.item.seq + 1),)
+                nack = ops.Nack(name, view.source, view.name, ranges, now_ns=time.time_ns())
+                self._commits.submit(view.beamtime, (nack,), _nothing)
             view.wake()
 
     def last_for_group(self, view: View, name: str, item: Item) -> bool:
@@ -299,11 +306,19 @@ class Deliveries:
 
     # ------------------------------------------------------------------ writing behind
 
-    def write_behind(self, beamtime: str) -> list[Op]:
-        """What the groups of a beamtime have to be written; called with every commit."""
-        dirty = self._dirty.pop(beamtime, None)
-        if not dirty:
+    def write_behind(self, beamtime: str, *, at_once: bool = False) -> list[Op]:
+        """What the groups of a beamtime have to be written; called with every commit.
+
+        Not with each of thousands in a second, though: a crash may repeat what was handed out in
+        the last hundredths of one.
+        """
+        if beamtime not in self._dirty:
             return []
+        now = self.clock()
+        if now - self._written_at < limits.WRITE_BEHIND_SECONDS and not at_once:
+            return []
+        self._written_at = now
+        dirty = self._dirty.pop(beamtime)
         return [
             op for (view, name), group in dirty.items() for op in self._drain(view, name, group)
         ]
@@ -339,6 +354,10 @@ class Deliveries:
                 del view.groups[name]
         if len(view.groups) >= limits.GROUPS_PER_STREAM_MAX:
             raise TooMany(f"stream {view.name!r} has too many groups in use at once")
+
+
+def _nothing(outcome: Sequence[ops.Result] | Error) -> None:
+    """A message that is open in the catalog too late is delivered again after a crash."""
 
 
 def check_kind(view: View, want: Want | None) -> None:

@@ -9,7 +9,7 @@ ASAPO reads). Times are seconds of any monotonic clock; they come in as argument
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import msgspec
 
@@ -17,6 +17,8 @@ from beamstream.store.catalog.interface import GroupState, Ranges
 from beamstream.store.ranges import RangeSet
 
 NEVER = float("inf")
+
+_STALE_MAX = 64
 
 
 class Terms(msgspec.Struct, frozen=True, gc=False):
@@ -107,23 +109,29 @@ class GroupStream:
         """Hand out what is due again, nothing else."""
         return self._next_due(now, terms)
 
-    def give_back(self, delivery: Delivery) -> None:
-        """Undo a delivery whose reply never left: as if it had not been."""
+    def give_back(self, delivery: Delivery) -> bool:
+        """Undo a delivery whose reply never left: as if it had not been.
+
+        True if it was drained as done already: then the catalog must be told that it is open.
+        """
         seq = delivery.seq
+        drained = False
         if delivery.tag:
             pending = self._pending.get(seq)
             if pending is None or pending.tag != delivery.tag:
-                return
+                return False
             del self._pending[seq]
         elif self.done.contains(seq):
             self.done.remove(seq, seq + 1)
-            self._new_done.remove(seq, seq + 1)
+            drained = not self._new_done.remove(seq, seq + 1)
         else:
-            return
+            return False
+        self._count(seq, delivery.count - 1)
         if delivery.undo is None:
             self._taken.remove(seq, seq + 1)
         else:
             self._schedule(seq, delivery.undo)
+        return drained
 
     def pass_over(self, lo: int, hi: int) -> None:
         """Leave out seqs behind which there is no message (skipped ids)."""
@@ -166,6 +174,7 @@ class GroupStream:
         self.dead.remove(seq, seq + 1)
         self._new_done.remove(seq, seq + 1)
         self._new_dead.remove(seq, seq + 1)
+        self._count(seq, 0)
         return True
 
     def arrived(self, id: int, seq: int) -> None:
@@ -187,6 +196,8 @@ class GroupStream:
         """Everything in `opened` is open again; what was open in `done` counts as handed out."""
         for lo, hi in opened:
             self._reopen(lo, hi)
+            for seq in _within(lo, hi, self._counts):
+                self._count(seq, 0)
         for lo, hi in done:
             for start, end in list(self._taken.gaps(lo, hi)):
                 self.done.add(start, end)
@@ -221,12 +232,17 @@ class GroupStream:
 
     def _hand_out(self, seq: int, now: float, terms: Terms | None) -> Delivery:
         self._taken.add(seq, seq + 1)
+        count = 1
+        if seq in self._counts:
+            # It was delivered before this node was started.
+            count = self._counts[seq] + 1
+            self._count(seq, count)
         if terms is None:
             self._mark_done(seq, seq + 1)
-            return Delivery(seq, 0, 1, None)
+            return Delivery(seq, 0, count, None)
         self._tag += 1
-        self._schedule(seq, _Pending(now + terms.seconds, 1, terms.redeliveries, self._tag))
-        return Delivery(seq, self._tag, 1, None)
+        self._schedule(seq, _Pending(now + terms.seconds, count, terms.redeliveries, self._tag))
+        return Delivery(seq, self._tag, count, None)
 
     def _next_due(self, now: float, terms: Terms | None) -> Delivery | None:
         while self.due() <= now:
@@ -238,7 +254,7 @@ class GroupStream:
                 self._new_dead.add(seq, seq + 1)
                 continue
             count = before.count + 1
-            self._counts[seq] = self._new_counts[seq] = count
+            self._count(seq, count)
             if terms is None:
                 self._mark_done(seq, seq + 1)
                 return Delivery(seq, 0, count, before)
@@ -251,6 +267,18 @@ class GroupStream:
     def _schedule(self, seq: int, pending: _Pending) -> None:
         self._pending[seq] = pending
         heapq.heappush(self._heap, (pending.due, pending.tag, seq))
+        if len(self._heap) > 2 * len(self._pending) + _STALE_MAX:
+            # What was acknowledged early leaves its entry behind, below a lease that lasts long.
+            self._heap = [(left.due, left.tag, at) for at, left in self._pending.items()]
+            heapq.heapify(self._heap)
+
+    def _count(self, seq: int, count: int) -> None:
+        """Remember how often a message was delivered; the first time is not worth a note."""
+        if count > 1:
+            self._counts[seq] = self._new_counts[seq] = count
+        elif self._counts:
+            self._counts.pop(seq, None)
+            self._new_counts.pop(seq, None)
 
     def _mark_done(self, lo: int, hi: int) -> None:
         self.done.add(lo, hi)
@@ -261,13 +289,14 @@ class GroupStream:
             marks.remove(lo, hi)
         for marks in (self._new_done, self._new_dead):
             marks.remove(lo, hi)
-        for seq in self._pending_within(lo, hi):
+        for seq in _within(lo, hi, self._pending):
             del self._pending[seq]
 
-    def _pending_within(self, lo: int, hi: int) -> list[int]:
-        if hi - lo < len(self._pending):
-            return [seq for seq in range(lo, hi) if seq in self._pending]
-        return [seq for seq in self._pending if lo <= seq < hi]
+
+def _within(lo: int, hi: int, seqs: Collection[int]) -> list[int]:
+    if hi - lo < len(seqs):
+        return [seq for seq in range(lo, hi) if seq in seqs]
+    return [seq for seq in seqs if lo <= seq < hi]
 
 
 def unacknowledged(pairs: Iterable[tuple[int, int]], acked: RangeSet) -> Iterator[int]:

@@ -242,7 +242,8 @@ class Node:
             await asyncio.sleep(0.01)
         self._commits.flush()
         for beamtime in self._deliveries.dirty_beamtimes():
-            self._commits.submit(beamtime, (), _no_answer)
+            marks = self._deliveries.write_behind(beamtime, at_once=True)
+            self._commits.submit(beamtime, marks, _no_answer)
         self._commits.flush()
 
     def _close(self) -> None:

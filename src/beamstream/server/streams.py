@@ -70,7 +70,7 @@ class View:
         self.held: dict[int, list[_Shown]] = {}
         self.hidden_parts: set[tuple[int, int]] = set()
         """(id, substream) of parts that are recorded and not yet at their level."""
-        self.recent: OrderedDict[int, Record] = OrderedDict()
+        self.recent: dict[int, Record] = {}
         self.recent_ids: dict[int, int] = {}
         self.deleting = False
         """Being deleted: what is written behind now would hit a stream that is made anew."""
@@ -295,16 +295,16 @@ class Streams:
         return Dataset(item.seq, item.id, item.expected, item.ready_seq, parts)
 
     def _remember(self, view: View, seq: int, record: Record) -> None:
-        nbytes = 400 + len(record.meta) + len(record.name)
         view.recent[seq] = record
         view.recent_ids[record.id] = seq
-        self._recent.append((view, seq, nbytes))
-        self._recent_nbytes += nbytes
+        recent = self._recent
+        recent.append((view, seq, len(record.meta)))
+        self._recent_nbytes += len(record.meta)
         while (
-            len(self._recent) > limits.RECENT_RECORDS_MAX
+            len(recent) > limits.RECENT_RECORDS_MAX
             or self._recent_nbytes > limits.RECENT_NBYTES_MAX
         ):
-            old, old_seq, nbytes = self._recent.popleft()
+            old, old_seq, nbytes = recent.popleft()
             self._recent_nbytes -= nbytes
             gone = old.recent.pop(old_seq, None)
             if gone is not None:

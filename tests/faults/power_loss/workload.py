@@ -6,7 +6,6 @@ import json
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from beamstream.store.files import digest_of
 from beamstream.testing.checker import metadata, payload, payload_nbytes
@@ -18,6 +17,7 @@ from .promises import Promises, Sent
 from .recording import Recording
 
 GROUP = "online"
+LEASE_MS = 60_000
 FINISH_NAME = "asapo_finish_stream"
 
 
@@ -36,59 +36,89 @@ class Workload:
         self.promises = Promises()
         self._lock = threading.Lock()
         self._stored = threading.Semaphore(0)
+        self._answered = threading.Condition()
+        self._answers = 0
+        self._next_id: dict[str, int] = {}
+        self._acked: set[int] = set()
+        self._killed = False
         self._errors: list[BaseException] = []
 
-    def run(self, node: NodeProcess) -> None:
-        """Start the node, let all clients work, and stop it."""
+    def run(self, node: NodeProcess, kill_after: int = 0) -> None:
+        """Start the node, let all clients work, and stop it.
+
+        With `kill_after` it is killed after so many answers, started again, and the clients go on
+        with what was not answered.
+        """
+        if kill_after:
+            threads = self._start(node)
+            with self._answered:
+                self._answered.wait_for(lambda: self._answers >= kill_after or self._errors, 60)
+            self._killed = True
+            node.kill()
+            self._join(threads)
+            self._killed = False
+        self._join(self._start(node))
+        node.terminate()
+
+    def _start(self, node: NodeProcess) -> list[threading.Thread]:
         node.start()
         target = Target(node)
         self.promises.key = (node.data / "key").read_bytes()
         work: list[Callable[[], None]] = [
-            lambda: self._send(target, "small", 1_000, 5_000, lambda id: f"small/{id}"),
-            lambda: self._send(target, "large", 5_000, 150_000, lambda id: f"large/{id}"),
-            lambda: self._send(target, "folders", 1_000, 9_000, lambda id: f"f{id}/a/{id}"),
+            lambda: self._send(target, "small", 1_000, 5_000, "small/{0}"),
+            lambda: self._send(target, "large", 5_000, 150_000, "large/{0}"),
+            lambda: self._send(target, "folders", 1_000, 9_000, "f{0}/a/{0}"),
+            lambda: self._send(target, "same folders", 1_000, 2_000, "f{0}/a/s{0}"),
             lambda: self._send_to_cache(target),
             lambda: self._read(target),
         ]
         threads = [threading.Thread(target=self._guarded, args=(one,)) for one in work]
         for thread in threads:
             thread.start()
+        return threads
+
+    def _join(self, threads: list[threading.Thread]) -> None:
         for thread in threads:
             thread.join(120)
             assert not thread.is_alive(), "a client hangs"
-        node.terminate()
         if self._errors:
             raise self._errors[0]
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
             work()
-        except BaseException as error:  # noqa: BLE001 - it is raised again by `run`
-            self._errors.append(error)
-            # Let the reader come to its end.
-            self._stored.release(10 * self.messages)
+        except BaseException as error:  # noqa: BLE001 - it is raised again by `_join`
+            if not (self._killed and isinstance(error, OSError)):
+                with self._answered:
+                    self._errors.append(error)
+                    self._answered.notify_all()
 
     def _note(self, port: int, sent: Sent) -> None:
         with self._lock:
             self.promises.add(port, sent)
 
-    def _send(
-        self, target: Target, stream: str, lo: int, hi: int, name: Callable[[int], str]
-    ) -> None:
+    def _one_more(self) -> None:
+        with self._answered:
+            self._answers += 1
+            self._answered.notify_all()
+
+    def _send(self, target: Target, stream: str, lo: int, hi: int, name: str) -> None:
         seed = self.seed + len(stream)
         with RawProducer(target) as producer:
             self._note(producer.port, Sent(""))  # the login
-            for id in range(1, self.messages + 1):
+            for id in range(self._next_id.get(stream, 1), self.messages + 1):
                 data = payload(seed, id, payload_nbytes(seed, id, lo, hi))
                 meta = metadata(seed, id)
-                path = f"processed/{name(id)}"
+                path = f"processed/{name.format(id)}"
                 text = json.dumps(meta).encode()
                 self._note(
                     producer.port,
                     Sent("put", stream, id, path, len(data), digest_of(data), text),
                 )
                 reply = producer.put(id, path, data, meta, stream=stream)
-                assert reply.code == Code.SUCCESS, reply
+                assert reply.code in (Code.SUCCESS, Code.WARNING), reply
+                self._next_id[stream] = id + 1
+                self._one_more()
                 if stream == "small":
                     self._stored.release()
             self._note(producer.port, Sent("finish", stream, self.messages))
@@ -97,7 +127,7 @@ class Workload:
     def _finish(self, producer: RawProducer, stream: str) -> None:
         meta = {"next_stream": "asapo_no_next"}
         reply = producer.put(self.messages + 1, FINISH_NAME, b"", meta, stream=stream, mode=2)
-        assert reply.code == Code.SUCCESS, reply
+        assert reply.code in (Code.SUCCESS, Code.WARNING), reply
 
     def _send_to_cache(self, target: Target) -> None:
         """Messages that promise nothing about the disk, between the others."""
@@ -105,23 +135,26 @@ class Workload:
             for id in range(1, self.messages + 1):
                 data, meta = payload(self.seed, id, 2_000), metadata(self.seed, id)
                 reply = producer.put(id, f"c/{id}", data, meta, stream="cached", mode=CACHE_MODE)
-                assert reply.code == Code.SUCCESS, reply
+                assert reply.code in (Code.SUCCESS, Code.WARNING), reply
 
     def _read(self, target: Target) -> None:
         with RawConsumer(target) as consumer:
             consumer.http.connect()
-            for _ in range(self.messages):
-                assert self._stored.acquire(timeout=60)
-                status: int = 409
-                record: dict[str, Any] = {}
-                while status == 409 and not self._errors:
-                    self._note(consumer.port, Sent(""))
-                    status, record = consumer.next(GROUP, "small")
+            while len(self._acked) < self.messages:
+                self._note(consumer.port, Sent(""))
+                status, record = consumer.next(GROUP, "small", lease_ms=LEASE_MS)
+                if status == 409:
+                    self._stored.acquire(timeout=1.0)
+                    if self._errors or self._killed:
+                        return
+                    continue
                 assert status == 200, record
                 sent = Sent("ack", "small", record["_id"], group=GROUP)
                 self._note(consumer.port, sent)
                 status, text = consumer.ack(GROUP, "small", record["_id"])
-                assert status == 200, text
+                assert status == 200 or "already acknowledged" in text, text
+                self._acked.add(record["_id"])
+                self._one_more()
 
 
 def record_node(
@@ -130,10 +163,11 @@ def record_node(
     seed: int,
     messages: int,
     *,
+    kill_after: int = 0,
     module: str = "beamstream.cli.main",
     env: Mapping[str, str] | None = None,
 ) -> Workload:
-    """Record a node that starts on a new folder, works, and stops."""
+    """Record a node that starts on a new folder, works, and stops (see `Workload.run`)."""
     root = folder / "root"
     root.mkdir()
     # The data folder is made by the node, so that making it is recorded, too.
@@ -148,7 +182,7 @@ def record_node(
     )
     node.log = folder / "log"
     try:
-        workload.run(node)
+        workload.run(node, kill_after)
     finally:
         node.kill()
     return workload

@@ -44,7 +44,7 @@ from beamstream.wire.asapo.bodies import (
 )
 from beamstream.wire.asapo.credentials import AUTO, Credentials, parse_credentials
 from beamstream.wire.asapo.documents import stream_document
-from beamstream.wire.asapo.session import Complete, Filled, Incoming, ReceiverSession
+from beamstream.wire.asapo.session import COMPLETE, Incoming, ReceiverSession
 from beamstream.wire.asapo.structs import Code, OpCode, Request, pack_reply, parse_version
 
 log = structlog.get_logger("ingest")
@@ -142,25 +142,25 @@ class IngestConnection(asyncio.BufferedProtocol):
     # ------------------------------------------------------------------ events
 
     def _go_on(self) -> None:
+        session = self._session
         try:
             while not (self._answering or self._closed):
-                event = self._session.next_event()
-                match event:
-                    case None:
-                        break
-                    case Incoming():
-                        self._incoming = event
-                        self._begin(event)
-                    case Filled():
-                        self._filled()
-                    case Complete():
-                        self._complete()
+                event = session.next_event()
+                if event is None:
+                    break
+                if event is COMPLETE:
+                    self._complete()
+                elif isinstance(event, Incoming):
+                    self._incoming = event
+                    self._begin(event)
+                else:
+                    self._filled()
         except ProtocolError as error:
             self._drop(error)
         except BadInput as error:
             # Announced sizes: what follows cannot be told from the next request.
             self._drop(error, pack_reply(2, Code.WRONG_REQUEST, _bad_request(error)))
-        if self._session.deciding:
+        if session.deciding:
             self._pause()
 
     def _begin(self, incoming: Incoming) -> None:

@@ -1,0 +1,440 @@
+"""Groups against a plain model, and against the table of docs/design/030-groups.md."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from beamstream.server.groups import NEVER, Delivery, GroupStream, Terms, unacknowledged
+from beamstream.store.catalog.interface import GroupState
+from beamstream.store.ranges import RangeSet
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "design" / "030-groups.md"
+TERMS = Terms(10.0, 1)
+
+
+def state_of(group: GroupStream, seq: int, now: float) -> str:
+    """The state of a message as the document calls it."""
+    states = [
+        name
+        for name, marks in (
+            ("done", group.done),
+            ("acknowledged", group.acked),
+            ("dead", group.dead),
+        )
+        if marks.contains(seq)
+    ]
+    pending = group._pending.get(seq)
+    if pending is not None:
+        spent = pending.limit and pending.count > pending.limit
+        states.append("leased" if pending.due > now else "spent" if spent else "due")
+    if group.is_open(seq):
+        states.append("open")
+    assert len(states) == 1, states
+    return states[0]
+
+
+def saved(group: GroupStream) -> GroupStream:
+    """The group as a node that starts again finds it."""
+    group.drain()
+    return GroupStream(
+        GroupState(
+            "g",
+            group.id_position,
+            group.done.to_tuple(),
+            group.acked.to_tuple(),
+            group.dead.to_tuple(),
+            tuple(group._counts.items()),
+            tuple(group.early_acks),
+            0,
+        )
+    )
+
+
+# ---------------------------------------------------------------------------- the table
+
+
+def table() -> list[tuple[str, str, str]]:
+    """(call, state, state afterwards) as the document has it."""
+    lines = DOCUMENT.read_text().splitlines()
+    start = next(at for at, line in enumerate(lines) if line.startswith("| call |"))
+    states = [cell.strip() for cell in lines[start].strip("|").split("|")][1:]
+    found = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        call, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        found += [(call, state, cell) for state, cell in zip(states, cells, strict=True)]
+    return found
+
+
+def brought_to(state: str) -> tuple[GroupStream, float]:
+    """A group whose only message is in `state`, and what time it is."""
+    group = GroupStream()
+    match state:
+        case "leased" | "due":
+            group.next(0.0, 1, TERMS)
+        case "spent" | "dead":
+            group.next(0.0, 1, TERMS)
+            assert group.next(10.0, 1, TERMS) is not None
+            if state == "dead":
+                assert group.next(20.0, 1, TERMS) is None
+        case "done":
+            group.next(0.0, 1)
+        case "acknowledged":
+            group.acknowledge(1)
+    now = {"leased": 5.0, "due": 10.0}.get(state, 20.0)
+    assert state_of(group, 1, now) == state
+    return group, now
+
+
+@pytest.mark.parametrize(("call", "state", "after"), table())
+def test_the_table(call: str, state: str, after: str) -> None:
+    group, now = brought_to(state)
+    refused = False
+    handed: Delivery | None = None
+    match call:
+        case "next":
+            handed = group.next(now, 1)
+        case "next with resend":
+            handed = group.next(now, 1, TERMS)
+        case "ordered next, at this message":
+            handed = group.take(1, now)
+        case "acknowledge":
+            refused = not group.acknowledge(1)
+        case "negative acknowledge":
+            group.refuse(1, now)
+        case "negative acknowledge with delay":
+            group.refuse(1, now + 5)
+        case "seek to before it":
+            group.seek(0, (), ((1, 2),))
+        case "seek to behind it":
+            group.seek(1, ((1, 2),), ())
+        case "start again":
+            group = saved(group)
+        case other:
+            raise AssertionError(f"the table has an unknown call {other!r}")
+    assert refused == (after == "refused")
+    assert state_of(group, 1, now) == (state if after in ("-", "refused") else after)
+    assert (handed is not None) == (call.find("next") >= 0 and after in ("done", "leased"))
+
+
+def test_the_table_is_complete() -> None:
+    states = {"open", "leased", "due", "spent", "done", "acknowledged", "dead"}
+    calls = {call for call, _, _ in table()}
+    assert len(calls) == 9
+    assert {(call, state) for call, state, _ in table()} == {(c, s) for c in calls for s in states}
+
+
+# ---------------------------------------------------------------------------- the model
+
+
+class Message:
+    """One message in the model: a word for its state, and what a lease needs."""
+
+    def __init__(self) -> None:
+        self.state = "open"
+        self.count = 0
+        self.due, self.limit, self.tag = 0.0, 0, 0
+
+    def marked(self, state: str) -> None:
+        self.state, self.tag = state, 0
+
+    def forgotten(self) -> None:
+        """The node starts again."""
+        if self.state == "leased":
+            self.marked("open")
+        if self.count < 2:
+            self.count = 0
+
+
+class AgainstADict(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.group = GroupStream()
+        self.messages: dict[int, Message] = {}
+        self.early: set[int] = set()
+        self.now = 0.0
+        self.tags = 0
+        self.deliveries: list[tuple[Delivery, Message]] = []
+        self.last: Delivery | None = None
+        self.written: dict[int, str] = {}
+
+    # ------------------------------------------------------------------ handing out
+
+    def lease(self, message: Message, due: float, limit: int) -> None:
+        self.tags += 1
+        message.state, message.due, message.limit, message.tag = "leased", due, limit, self.tags
+
+    def handed_out(self, seq: int, got: Delivery | None, terms: Terms | None) -> None:
+        message = self.messages[seq]
+        before = copy.copy(message)
+        message.count += 1
+        if terms is None:
+            message.marked("done")
+        else:
+            self.lease(message, self.now + terms.seconds, terms.redeliveries)
+        assert got is not None
+        assert (got.seq, got.count, bool(got.tag)) == (seq, message.count, terms is not None)
+        self.deliveries.append((got, before))
+        self.last = got
+
+    @rule(terms=st.none() | st.builds(Terms, st.integers(1, 4).map(float), st.integers(0, 2)))
+    def next(self, terms: Terms | None) -> None:
+        got = self.group.next(self.now, len(self.messages), terms)
+        self.last = None
+        waiting = sorted(
+            (message.due, message.tag, seq)
+            for seq, message in self.messages.items()
+            if message.state == "leased" and message.due <= self.now
+        )
+        for _, _, seq in waiting:
+            message = self.messages[seq]
+            if not message.limit or message.count <= message.limit:
+                self.handed_out(seq, got, terms)
+                return
+            message.marked("dead")
+        for seq, message in sorted(self.messages.items()):
+            if message.state == "open":
+                self.handed_out(seq, got, terms)
+                return
+        assert got is None
+
+    @precondition(lambda self: self.messages)
+    @rule(data=st.data(), terms=st.none() | st.just(TERMS))
+    def take(self, data: st.DataObject, terms: Terms | None) -> None:
+        seq = data.draw(st.sampled_from(sorted(self.messages)))
+        got = self.group.take(seq, self.now, terms)
+        if self.messages[seq].state == "open":
+            self.handed_out(seq, got, terms)
+        else:
+            assert got is None
+
+    @precondition(lambda self: self.deliveries)
+    @rule(data=st.data())
+    def give_back(self, data: st.DataObject) -> None:
+        """Of what was handed out without a lease only the last: at once, when the peer has gone."""
+        delivery, before = data.draw(st.sampled_from(self.deliveries))
+        if not delivery.tag and delivery is not self.last:
+            return
+        message = self.messages[delivery.seq]
+        current = message.tag == delivery.tag if delivery.tag else message.state == "done"
+        drained = not delivery.tag and self.written.get(delivery.seq) == "done"
+        assert self.group.give_back(delivery) == (current and drained)
+        if current:
+            self.messages[delivery.seq] = copy.copy(before)
+            if drained:
+                del self.written[delivery.seq]
+        self.last = None
+
+    # ------------------------------------------------------------------ what members say
+
+    @precondition(lambda self: self.messages)
+    @rule(data=st.data())
+    def acknowledge(self, data: st.DataObject) -> None:
+        seq = data.draw(st.sampled_from(sorted(self.messages)))
+        message = self.messages[seq]
+        assert self.group.acknowledge(seq) == (message.state != "acknowledged")
+        message.marked("acknowledged")
+        message.count = 0
+        self.written[seq] = "acknowledged"
+        self.last = None
+
+    @precondition(lambda self: self.messages)
+    @rule(data=st.data(), delay=st.integers(0, 3))
+    def refuse(self, data: st.DataObject, delay: int) -> None:
+        seq = data.draw(st.sampled_from(sorted(self.messages)))
+        message = self.messages[seq]
+        self.group.refuse(seq, self.now + delay)
+        if message.state != "open":
+            message.count = max(message.count, 1 if message.tag == 0 else 0)
+        self.lease(message, self.now + delay, message.count)
+        self.written.pop(seq, None)
+        self.last = None
+
+    @rule(id=st.integers(0, 12))
+    def seek(self, id: int) -> None:
+        """Ids and seqs are the same here."""
+        end = len(self.messages) + 1
+        border = min(id + 1, end)
+        self.group.drain()
+        self.group.seek(id, ((1, border),), ((border, end),))
+        for seq, message in self.messages.items():
+            if seq > id:
+                message.marked("open")
+                message.count = 0
+            elif message.state == "open":
+                message.marked("done")
+            self.written.pop(seq, None)
+            if message.state not in ("open", "leased"):
+                self.written[seq] = message.state
+        self.early = {early for early in self.early if early <= id}
+        assert self.group.id_position == id
+        self.last = None
+
+    # ------------------------------------------------------------------ time and messages
+
+    @rule(hours=st.integers(0, 5))
+    def time_passes(self, hours: int) -> None:
+        self.now += hours
+
+    @precondition(lambda self: len(self.messages) < 12)
+    @rule(early=st.booleans())
+    def arrives(self, early: bool) -> None:
+        seq = len(self.messages) + 1
+        message = self.messages[seq] = Message()
+        if early or seq in self.early:
+            self.group.early_acks.add(seq)
+            self.early.discard(seq)
+            message.marked("acknowledged")
+            self.written[seq] = "acknowledged"
+        self.group.arrived(seq, seq)
+
+    @rule(ahead=st.integers(1, 3))
+    def early_acknowledgement(self, ahead: int) -> None:
+        self.group.early_acks.add(len(self.messages) + ahead)
+        self.early.add(len(self.messages) + ahead)
+
+    # ------------------------------------------------------------------ writing behind
+
+    @rule()
+    def write_behind(self) -> None:
+        was_dirty = self.group.dirty
+        done, dead, position, counts = self.group.drain()
+        assert was_dirty == bool(done or dead or counts or position >= 0)
+        assert not self.group.dirty
+        for state, ranges in (("done", done), ("dead", dead)):
+            for lo, hi in ranges:
+                for seq in range(lo, hi):
+                    self.written[seq] = state
+        for seq, count in counts:
+            assert count == self.messages[seq].count > 1
+
+    @rule()
+    def start_again(self) -> None:
+        """Nothing that was not done, acknowledged or dead is skipped; nothing of these comes."""
+        self.write_behind()
+        marks = {s: m.state for s, m in self.messages.items() if m.state not in ("open", "leased")}
+        assert self.written == marks
+        self.group = saved(self.group)
+        for message in self.messages.values():
+            message.forgotten()
+        self.deliveries, self.last = [], None
+        self.tags = 0
+
+    # ------------------------------------------------------------------ what always holds
+
+    @invariant()
+    def states_are_the_same(self) -> None:
+        for seq, message in self.messages.items():
+            found = state_of(self.group, seq, self.now)
+            assert {"due": "leased", "spent": "leased"}.get(found, found) == message.state
+            assert self.group.is_open(seq) == (message.state == "open")
+        assert self.group.early_acks == self.early
+        assert len(self.group._heap) <= 2 * len(self.messages) + 64
+
+    @invariant()
+    def due_is_the_earliest(self) -> None:
+        waiting = [m.due for m in self.messages.values() if m.state == "leased"]
+        assert self.group.due() == min(waiting, default=NEVER)
+        assert self.group.leased() == len(waiting)
+        taken = [seq for seq, m in sorted(self.messages.items()) if m.state == "open"]
+        first = taken[0] if taken else len(self.messages) + 1
+        assert self.group.skip_taken(1) == first
+
+
+AgainstADict.TestCase.settings = settings(
+    max_examples=150, stateful_step_count=40, deadline=None, print_blob=True
+)
+TestAgainstADict = AgainstADict.TestCase
+
+
+# ---------------------------------------------------------------------------- single cases
+
+
+@pytest.mark.parametrize("redeliveries", [1, 2, 5])
+def test_a_message_is_dead_after_so_many_deliveries(redeliveries: int) -> None:
+    group = GroupStream()
+    terms = Terms(1.0, redeliveries)
+    counts = [
+        delivery.count
+        for hour in range(20)
+        if (delivery := group.next(float(hour), 1, terms)) is not None
+    ]
+    assert counts == list(range(1, redeliveries + 2))
+    assert group.dead.to_tuple() == ((1, 2),)
+    assert group.drain() == ((), ((1, 2),), -1, ((1, redeliveries + 1),))
+
+
+def test_zero_redeliveries_are_no_limit() -> None:
+    group = GroupStream()
+    for hour in range(1000):
+        delivery = group.next(float(hour), 1, Terms(1.0, 0))
+        assert delivery is not None
+        assert delivery.count == hour + 1
+    assert not group.dead
+
+
+def test_attempts_are_counted_over_starts_of_the_node() -> None:
+    group = GroupStream()
+    counts = []
+    for hour in range(20):
+        delivery = group.next(float(hour), 1, Terms(1.0, 2))
+        if delivery is not None:
+            counts.append(delivery.count)
+        if hour % 4 == 1:
+            group = saved(group)
+    assert counts[:3] == [1, 2, 3]
+    assert len(counts) <= 6
+    assert group.dead.to_tuple() == ((1, 2),)
+
+
+def test_a_long_lease_keeps_nothing_else_in_memory() -> None:
+    group = GroupStream()
+    assert group.next(0.0, 10_000, Terms(1e6, 0)) is not None
+    for _ in range(5_000):
+        delivery = group.next(1.0, 10_000, Terms(1e6, 0))
+        assert delivery is not None
+        group.acknowledge(delivery.seq)
+    assert group.leased() == 1
+    assert len(group._heap) < 100
+    assert group.due() == 1e6
+
+
+def test_only_what_is_due_again() -> None:
+    group = GroupStream()
+    assert group.next_due_again(0.0) is None
+    group.next(0.0, 1, Terms(1.0, 0))
+    again = group.next_due_again(1.0, Terms(1.0, 0))
+    assert again is not None
+    assert (again.seq, again.count) == (1, 2)
+
+
+def test_skipped_ids_are_passed_over_and_written() -> None:
+    group = GroupStream()
+    group.pass_over(1, 4)
+    delivery = group.next(0.0, 5)
+    assert delivery is not None
+    assert delivery.seq == 4
+    assert group.drain()[0] == ((1, 5),)
+
+
+def test_the_position_by_id_is_written_when_it_moved() -> None:
+    group = GroupStream()
+    assert not group.dirty
+    group.move_id_position(7)
+    assert group.drain() == ((), (), 7, ())
+    assert group.drain() == ((), (), -1, ())
+    group.last_grouped = 9
+    group.seek(3, (), ())
+    assert (group.id_position, group.last_grouped) == (3, 3)
+
+
+def test_unacknowledged_ids() -> None:
+    pairs = [(10, 1), (20, 2), (30, 3)]
+    assert list(unacknowledged(pairs, RangeSet([(2, 3)]))) == [10, 30]
