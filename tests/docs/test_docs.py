@@ -146,7 +146,8 @@ def test_every_block_is_marked(page: Path) -> None:
 @pytest.mark.parametrize("page", [page for page in PAGES if to_do(page)], ids=name)
 def test_what_a_page_shows_works(page: Path, reader: Reader) -> None:
     steps = to_do(page)
-    if all(block.mark != "run: a node" for block in steps):
+    first = next((block for block in steps if block.language != "toml"), None)
+    if first is not None and first.mark != "run: a node":
         data = reader.folder / "data"
         reader.nodes[data] = NodeProcess(data, cache="64MiB")
         reader.enter(reader.nodes[data])

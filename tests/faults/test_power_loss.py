@@ -6,14 +6,26 @@ allow after each single operation, and the node's own recovery opens it.
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from beamstream.store.files import digest_of
+from beamstream.testing.checker import metadata, payload
+from beamstream.testing.node import NodeProcess
+from beamstream.wire.asapo.structs import Code
+
 from .power_loss.disk import Model
-from .power_loss.recording import image_of
+from .power_loss.promises import Promises, Sent
+from .power_loss.recording import Recording, image_of
 from .power_loss.replay import Report, differences, final_image, replay
 from .power_loss.workload import Workload, record_node
+from .raw import RawProducer, Target
+from .readback import files_folder
 
 pytestmark = pytest.mark.system
 
@@ -56,3 +68,56 @@ def test_power_cuts_lose_nothing(
         assert not report.bad, str(report)
         assert report.answers >= 5 * MESSAGES
         assert report.states >= 100 * MESSAGES
+
+
+LEAVE = """
+import os, sys
+folder, part = sys.argv[1:]
+os.mkdir(folder)
+fd = os.open(part, os.O_WRONLY | os.O_CREAT)
+os.write(fd, sys.stdin.buffer.read())
+os.fdatasync(fd)
+os.rename(part, folder + "/2")
+"""
+
+
+def test_what_a_killed_node_left_unsynced_is_made_safe(
+    library: Path, tmp_path: Path, seed: int
+) -> None:
+    """A folder that it had just made, and a whole file without a record: both are used again."""
+    root = tmp_path / "root"
+    root.mkdir()
+    recording = Recording(library, root, tmp_path / "record")
+    promises = Promises()
+    node = NodeProcess(recording.root / "data", cache="64MiB", env=recording.env)
+    node.log = tmp_path / "log"
+    try:
+        put(node, promises, seed, 1, "processed/1")
+        node.restart(kill=True)
+        left = files_folder(node) / "processed" / "left"
+        content = payload(seed, 2, 5000)
+        command = [sys.executable, "-c", LEAVE, str(left), str(recording.root / "part")]
+        subprocess.run(command, input=content, env={**os.environ, **recording.env}, check=True)
+        put(node, promises, seed, 2, "processed/left/2")
+        put(node, promises, seed, 3, "processed/left/3")
+        promises.key = (node.data / "key").read_bytes()
+        node.terminate()
+    finally:
+        node.kill()
+    workload = Workload(recording, seed, 3)
+    workload.promises = promises
+    for model in Model:
+        report = replay_node(workload, model, seed)
+        assert not report.bad, str(report)
+        assert report.states >= 50
+
+
+def put(node: NodeProcess, promises: Promises, seed: int, id: int, name: str) -> None:
+    """Send one message on a connection of its own, and note what its answer promises."""
+    node.start()
+    data, meta = payload(seed, id, 5000), metadata(seed, id)
+    text = json.dumps(meta).encode()
+    with RawProducer(Target(node)) as producer:
+        promises.add(producer.port, Sent(""))
+        promises.add(producer.port, Sent("put", "s", id, name, 5000, digest_of(data), text))
+        assert producer.put(id, name, data, meta, stream="s").code == Code.SUCCESS

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from beamstream.testing.node import NodeProcess
-from compat.doors import Doors, until
+from compat.doors import Doors
 from hostile.bystander import Bystander
+from hostile.descriptors import descriptors, wait_for_descriptors
 
 RSS_GROWTH_NBYTES_MAX = 8 * 2**20
 """What an allocator may keep for itself; what is announced below is a thousand times as much."""
@@ -43,41 +43,6 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
         target.bystander.check(rounds=20)
         yield target
         target.bystander.stop()
-
-
-def wait_for_descriptors(node: NodeProcess, before: list[str]) -> None:
-    """Wait until no descriptor is open that was not before; fail naming those that are."""
-    extra: list[str] = []
-
-    def back() -> bool:
-        extra[:] = left_over(before, descriptors(node))
-        return not extra
-
-    try:
-        until(back, "descriptors are closed", seconds=10)
-    except AssertionError:
-        raise AssertionError(f"these were not open before: {extra}") from None
-
-
-def descriptors(node: NodeProcess) -> list[str]:
-    """What the node has open, sockets without their numbers.
-
-    Left out are folders of beamtimes, of which it keeps a bounded number open, and its catalog,
-    which each of its threads opens when it first reads there.
-    """
-    found = []
-    for link in Path(f"/proc/{node.pid}/fd").iterdir():
-        try:
-            target = link.readlink()
-        except FileNotFoundError:
-            continue
-        if not (target.is_dir() or target.parent == node.data / "catalog"):
-            found.append(re.sub(r"socket:.*", "socket", str(target)))
-    return found
-
-
-def left_over(before: list[str], after: list[str]) -> list[str]:
-    return sorted((Counter(after) - Counter(before)).elements())
 
 
 @pytest.fixture

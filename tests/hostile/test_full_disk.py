@@ -13,6 +13,7 @@ import pytest
 from beamstream.testing.node import NodeProcess
 from compat.doors import Doors, until
 from compat.wire import CACHE_ONLY, OK, REPLY, STORED, TRANSFER, WRONG, Reply, header
+from hostile.descriptors import descriptors, wait_for_descriptors
 
 pytestmark = pytest.mark.system
 
@@ -53,7 +54,7 @@ def fill(doors: Doors, source: str) -> tuple[int, Reply]:
 
 def test_full_disk(small: Doors) -> None:
     """The file system is seen through the node's own root: the test is outside of its mounts."""
-    fds = small.node.fds()
+    fds = descriptors(small.node)
     taken, reply = fill(small, "a")
     assert 3 <= taken < 40
     assert reply.code not in (OK, 2)
@@ -75,7 +76,7 @@ def test_full_disk(small: Doors) -> None:
     for id in range(1, taken + 1):
         (seen / "processed" / "a" / str(id)).unlink()
     until(lambda: fits(small), "there is room again")
-    until(lambda: small.node.fds() <= fds + 4, "no descriptor was lost")
+    wait_for_descriptors(small.node, fds)
     small.node.check_log()
 
 
@@ -91,7 +92,7 @@ def test_writing_fails_in_the_middle(tmp_path: Path) -> None:
     blocks = 8192 * 512
     with NodeProcess(data, cache="16MiB", wrap=["sh", "-c", limit, "sh"]) as node:
         doors = Doors(node)
-        fds = node.fds()
+        fds = descriptors(node)
         large = bytes(blocks * 2 + 1000)
         for id in range(1, 4):
             with doors.receiver("q") as wire:
@@ -110,7 +111,7 @@ def test_writing_fails_in_the_middle(tmp_path: Path) -> None:
             assert wire.put(1, b"small", path="processed/1", mode=STORED).code == OK
             assert wire.put(2, b"memory", mode=CACHE_ONLY).code == OK
         assert (doors.core / "processed" / "1").read_bytes() == b"small"
-        until(lambda: node.fds() <= fds + 2, "no descriptor was lost")
+        wait_for_descriptors(node, fds)
         node.check_log()
 
 

@@ -58,6 +58,7 @@ class Figures:
         self.frames = 0
         self.nbytes = 0
         self.last_id = 0
+        self.lag = 0
         self.lost = 0
         self.damaged = 0
         self.delays = Histogram()

@@ -34,6 +34,7 @@ class Reader:
         self._stream = stream
         self._buffer = bytearray()
         self._since_s = time.monotonic()
+        self._last_id = 0
         self._report = _empty()
 
     def run(self, stop: threading.Event) -> None:
@@ -52,6 +53,11 @@ class Reader:
         self.report()
 
     def report(self) -> None:
+        if self._last_id:
+            # Asked at the same moment as it is told: a count of frames sent would be newer.
+            info = self._consumer.stream_info(self._stream)
+            if info is not None:
+                self._report["lag"] = max(0, info.last_id - self._last_id)
         tell(self._report)
         self._report = _empty()
         self._since_s = time.monotonic()
@@ -65,12 +71,13 @@ class Reader:
         report["delays_ms"].append(round(delay_ns / 1e6, 4))
         report["frames"] += 1
         report["nbytes"] += len(data)
-        report["last_id"] = message.id
+        report["last_id"] = self._last_id = message.id
         report["damaged"] += xxhash.xxh3_64_hexdigest(data) != message.meta[DIGEST_KEY]
 
 
 def _empty() -> dict[str, Any]:
-    return {"frames": 0, "nbytes": 0, "last_id": 0, "lost": 0, "damaged": 0, "delays_ms": []}
+    counts = dict.fromkeys(("frames", "nbytes", "last_id", "lag", "lost", "damaged"), 0)
+    return counts | {"delays_ms": []}
 
 
 def tell(document: dict[str, Any]) -> None:

@@ -199,6 +199,7 @@ class Group:
 
     def _count(self, told: dict[str, Any]) -> None:
         figures = self.figures
+        figures.lag = told["lag"]
         figures.lost += told["lost"]
         figures.damaged += told["damaged"]
         figures.add(
@@ -280,7 +281,7 @@ class Demo:
 
     def lag(self, group: Group) -> int:
         """How many frames a group is behind the detector."""
-        return max(0, self.feed.figures.last_id - group.figures.last_id)
+        return group.figures.lag
 
     def __exit__(
         self,

@@ -143,9 +143,10 @@ class Commits:
             return
         try:
             results = self._catalog.apply(beamtime, ops)
-        except Error as error:
+        except Exception as error:
+            outcome = error if isinstance(error, Error) else _unexpected()
             for batch in batches:
-                batch.outcome = error
+                batch.outcome = outcome
             return
         if len(batches) == 1:
             batches[0].outcome = results[: len(batches[0].ops)]
@@ -177,9 +178,9 @@ class Commits:
         try:
             self._commit(batches)
         except Exception:
-            log.exception("unexpected: a commit failed")
+            outcome = _unexpected()
             for batch in batches:
-                batch.outcome = StorageError("the record could not be written; see the node's log")
+                batch.outcome = outcome
             self._let_go()
             self._loop.call_soon_threadsafe(_deliver, batches)
 
@@ -219,6 +220,8 @@ class Commits:
         except Error as error:
             # Upkeep that fails loses nothing; the next round tries again.
             log.warning("upkeep of a catalog failed", reason=str(error))
+        except Exception:
+            log.exception("unexpected: upkeep of a catalog failed")
         self._let_go()
 
     def _let_go(self) -> None:
@@ -229,7 +232,17 @@ class Commits:
 
 def _deliver(batches: list[Batch]) -> None:
     for batch in batches:
-        batch.done(batch.outcome)
+        try:
+            batch.done(batch.outcome)
+        except Exception:
+            # The others' answers must not be lost with this one.
+            log.exception("unexpected: an answer failed")
+
+
+def _unexpected() -> StorageError:
+    """Called while an exception is handled that is a fault of ours."""
+    log.exception("unexpected: a commit failed")
+    return StorageError("the record could not be written; see the node's log")
 
 
 class Maintenance:
@@ -255,6 +268,8 @@ class Maintenance:
                     self.look_after(beamtime, time.time())
                 except Error as error:
                     log.warning("upkeep of a catalog failed", beamtime=beamtime, reason=str(error))
+                except Exception:
+                    log.exception("unexpected: upkeep of a catalog failed", beamtime=beamtime)
 
     def look_after(self, beamtime: str, now: float) -> None:
         """One round: copy a long log, begin it anew, remove deleted streams, expire groups."""

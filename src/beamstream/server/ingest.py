@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
 from beamstream import limits
-from beamstream.errors import BadInput, Error, StreamFinished, TooLarge
+from beamstream.errors import BadInput, Error, ReadOnly, StreamFinished, TooLarge
 from beamstream.model import (
     NO_META,
     Dataset,
@@ -193,7 +193,7 @@ class Ingest:
                 self._reserved[key].append(resume)
                 return WAIT
         if stores:
-            put.existing = self._exists(put)
+            put.existing = bool(message.mode & RECORD) and self._exists(put)
         if nbytes and not self._allocate(put, nbytes):
             self._for_room.append(resume)
             return WAIT
@@ -233,7 +233,8 @@ class Ingest:
                     f"({self._cache.payload_nbytes_max})",
                     hint="send it to be stored as a file, or start the node with a larger --cache",
                 )
-            window = self._cache.allocate(put.producer.beamtime, StreamedFile.WINDOW_NBYTES)
+            size = min(StreamedFile.WINDOW_NBYTES, self._cache.payload_nbytes_max)
+            window = self._cache.allocate(put.producer.beamtime, size)
             if window is None:
                 return False
             put.slot = window
@@ -250,6 +251,8 @@ class Ingest:
 
     def received(self, put: Put) -> None:
         mode = put.message.mode
+        if put.message.substream and self._syncs and (mode & META_ONLY or mode & FILE and mode & RECORD):
+            self._hide(put)
         if put.streamed is not None:
             put.streamed.finish()
         elif mode & FILE and not put.existing:
@@ -260,6 +263,11 @@ class Ingest:
             self._record(put, digest_of(put.memory))
         else:
             self._threads.submit(self._hash, put, put.memory)
+
+    def _hide(self, put: Put) -> None:
+        """A part of a dataset is not seen before it is safe; one that was there before is."""
+        if not (put.existing or self._exists(put)):
+            put.view.hidden_parts.add((put.message.id, put.message.substream))
 
     def _hash(self, put: Put, memory: memoryview) -> None:
         self.hashed(put, digest_of(memory))
@@ -333,13 +341,13 @@ class Ingest:
         submit = self._commits.submit
         if op.level >= _DISK_LEVEL:
             submit = self._commits.submit_synced
-            if op.substream:
-                put.view.hidden_parts.add((op.id, op.substream))
         submit(put.view.beamtime, (op,), lambda outcome: self._recorded(put, outcome))
 
     def _recorded(self, put: Put, outcome: Sequence[ops.Result] | Error) -> None:
         if isinstance(outcome, Error):
             self._refuse(put, outcome)
+            if isinstance(outcome, ReadOnly):
+                self._streams.fail(put.view, outcome)
             return
         if not outcome:
             self._end(put)
@@ -348,7 +356,9 @@ class Ingest:
             case ops.Stored() as stored:
                 self._show(put, stored)
             case ops.Duplicate() as duplicate:
+                put.view.hidden_parts.discard((put.message.id, put.message.substream))
                 self._restore(put, duplicate)
+                put.view.hidden_parts.discard((put.message.id, put.message.substream))
                 self._answer(put, Answer(put.message.id, duplicate=True))
             case ops.Conflicted() | ops.Refused() as refused:
                 self._refuse(put, refused.error)
@@ -390,7 +400,7 @@ class Ingest:
             stored.seq,
             stored.id,
             record,
-            lambda: self._answer(put, Answer(stored.id)),
+            lambda error: self._answer(put, Answer(stored.id, error=error)),
         )
 
     def _restore(self, put: Put, duplicate: ops.Duplicate) -> None:
@@ -492,6 +502,28 @@ class Ingest:
 
         view.busy += 1
         self.submit_safe(producer.beamtime, (op,), done)
+
+    def document(self, producer: Producer, nbytes: int, resume: Callable[[], None]) -> Slot | Wait:
+        """Memory for metadata that is about to be received; to be given back with `drop`.
+
+        Raises
+        ------
+        TooLarge : more than the cache takes.
+        """
+        if nbytes > self._cache.payload_nbytes_max:
+            raise TooLarge(f"metadata of {nbytes} bytes is larger than what the cache takes")
+        slot = self._cache.allocate(producer.beamtime, nbytes)
+        if slot is None:
+            self._for_room.append(resume)
+            return WAIT
+        return slot
+
+    def view_of(self, slot: Slot) -> memoryview:
+        return self._cache.view(slot)
+
+    def drop(self, slot: Slot) -> None:
+        self._cache.discard(slot)
+        self.room()
 
     def write_meta(self, producer: Producer, op: ops.Meta, reply: Reply) -> None:
         """Write metadata of a stream or of the source's beamtime.

@@ -11,6 +11,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 
 from beamstream import limits
+from beamstream.errors import Error
 from beamstream.model import Dataset, Item, Record, StreamInfo
 from beamstream.server.groups import GroupStream
 from beamstream.store.catalog import Catalog
@@ -18,7 +19,7 @@ from beamstream.store.catalog import Catalog
 _BLOCK = 64
 """Records that are read ahead at once."""
 
-Callback = Callable[[], None]
+Then = Callable[[Error | None], None]
 Waiter = Callable[[], None]
 
 
@@ -117,7 +118,7 @@ class View:
             waiter()
 
 
-_Shown = tuple[StreamInfo, int, Record | None, int, int, Callback]
+_Shown = tuple[StreamInfo, int, Record | None, int, int, Then]
 
 
 class Streams:
@@ -169,13 +170,13 @@ class Streams:
         seq: int,
         id: int,
         record: Record | None,
-        then: Callback,
+        then: Then,
         count: int = 1,
     ) -> None:
         """Make an item (or a part of one; or `count` skips that end at `seq`) visible.
 
         `then` is called when that has happened: at once, unless items before it are still on
-        their way to the disk.
+        their way to the disk. It is called with an error if they never get there (`fail`).
         """
         shown = (info, id, record, seq, count, then)
         if seq - count > view.visible_seq:
@@ -189,6 +190,13 @@ class Streams:
             for waiting in ready:
                 self._show(view, waiting)
 
+    def fail(self, view: View, error: Error) -> None:
+        """The records of this beamtime can no longer be written: nothing held becomes visible."""
+        held, view.held = view.held, {}
+        for waiting in held.values():
+            for *_, then in waiting:
+                then(error)
+
     def show_finish(self, view: View, info: StreamInfo, timestamp_ns: int) -> None:
         view.no = info.no
         view.last_id = info.last_id
@@ -201,7 +209,8 @@ class Streams:
     def _show(self, view: View, shown: _Shown) -> None:
         info, id, record, seq, count, then = shown
         if seq > view.visible_seq:
-            if view.no != info.no:
+            if not view.created_ns:
+                # A group may have made the stream before, and ids may have been skipped.
                 view.no = info.no
                 view.created_ns = info.created_ns
                 view.datasets = info.datasets
@@ -222,7 +231,7 @@ class Streams:
                 group.arrived(id, seq)
         if view.waiters:
             view.wake()
-        then()
+        then(None)
 
     # ------------------------------------------------------------------ items
 

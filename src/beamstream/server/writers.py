@@ -91,7 +91,6 @@ class StreamedFile:
     Two halves of one slot take turns: one is received into while the other is written.
     """
 
-    HALF_NBYTES = CHUNK_NBYTES
     WINDOW_NBYTES = 2 * CHUNK_NBYTES
 
     def __init__(
@@ -101,7 +100,8 @@ class StreamedFile:
         self._ingest = ingest
         self._loop = ingest.loop
         self._put = put
-        self._halves = (window[: self.HALF_NBYTES], window[self.HALF_NBYTES :])
+        half = window.nbytes // 2
+        self._halves = (window[:half], window[half : 2 * half])
         self._turn = 0
         self._nbytes = nbytes
         self._given = 0

@@ -35,6 +35,7 @@ from beamstream.server.doors.admission import Admission
 from beamstream.server.doors.services import Services
 from beamstream.server.ingest import Put, Wait
 from beamstream.server.messages import Answer, Message, Producer
+from beamstream.store.cache import Slot
 from beamstream.store.catalog import Meta, MetaMode
 from beamstream.wire.asapo.bodies import (
     FINISH_NAME,
@@ -89,7 +90,7 @@ class IngestConnection(asyncio.BufferedProtocol):
         # Of the request under way.
         self._incoming: Incoming | None = None
         self._put: Put | None = None
-        self._document: bytearray | None = None
+        self._document: Slot | None = None
         self._refusal: tuple[int, str] | None = None
         self._waiting_until = 0.0
         self._paused = False
@@ -116,6 +117,9 @@ class IngestConnection(asyncio.BufferedProtocol):
         put, self._put = self._put, None
         if put is not None and not self._answering:
             put.abort()
+        document, self._document = self._document, None
+        if document is not None:
+            self._services.ingest.drop(document)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._session.want()
@@ -366,6 +370,7 @@ class IngestConnection(asyncio.BufferedProtocol):
         else:
             self._member = member
             self._grant = grant
+            self._session.trusted = True
             self._producer = Producer(folders, credentials.source, credentials.raw, who)
             self._credentials = credentials
             self._meant_at = self._loop.time()
@@ -399,16 +404,26 @@ class IngestConnection(asyncio.BufferedProtocol):
             raise BadInput("metadata is empty")
         meta_target(incoming.request)
         meta_mode(incoming.request)
-        self._document = bytearray(incoming.payload_nbytes)
-        self._session.take(memoryview(self._document))
+        assert self._producer is not None
+        document = self._services.ingest.document(
+            self._producer, incoming.payload_nbytes, self._resume
+        )
+        if isinstance(document, Wait):
+            self._wait()
+            return
+        self._waiting_until = 0.0
+        self._document = document
+        self._session.take(self._services.ingest.view_of(document))
 
     def _write_metadata(self, request: Request) -> None:
         producer, document = self._producer, self._document
         assert producer is not None
         assert document is not None
         self._document = None
+        text = bytes(self._services.ingest.view_of(document))
+        self._services.ingest.drop(document)
         mode, upsert = meta_mode(request)
-        op = Meta(producer.source, meta_target(request), MetaMode(mode), upsert, bytes(document))
+        op = Meta(producer.source, meta_target(request), MetaMode(mode), upsert, text)
         self._answering = True
         try:
             self._services.ingest.write_meta(producer, op, self._answered)

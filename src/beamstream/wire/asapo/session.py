@@ -80,9 +80,12 @@ class ReceiverSession:
         "_start",
         "_state",
         "_view",
+        "trusted",
     )
 
     def __init__(self, staging_nbytes: int = limits.STAGING_NBYTES) -> None:
+        self.trusted = False
+        """Whether the peer has logged in: before, it may send little more than a login."""
         self._staging = bytearray(staging_nbytes)
         self._view = memoryview(self._staging)
         self._start = 0
@@ -173,7 +176,7 @@ class ReceiverSession:
             if self._end - self._start < REQUEST_NBYTES:
                 return None
             request = unpack_request(self._view[self._start : self._start + REQUEST_NBYTES])
-            _check_sizes(request)
+            _check_sizes(request, self.trusted)
             self._start += REQUEST_NBYTES
             if request.meta_size > self._end - self._start:
                 self._request = request
@@ -231,8 +234,8 @@ class ReceiverSession:
         return COMPLETE
 
 
-def _check_sizes(request: Request) -> None:
-    if request.op == OpCode.AUTHORIZE:
+def _check_sizes(request: Request, trusted: bool) -> None:
+    if request.op == OpCode.AUTHORIZE or not trusted:
         meta_max, data_max = limits.CREDENTIALS_NBYTES_MAX, 0
     elif request.op == OpCode.TRANSFER_METADATA:
         meta_max, data_max = limits.META_NBYTES_MAX, limits.STREAM_META_NBYTES_MAX
