@@ -14,10 +14,10 @@ help:
 demo:
 	@tools/setup run beamstream demo $(ARGS)
 
-test:
+test: check
 	@tools/setup test pytest -m "not long" $(ARGS)
 
-test-long:
+test-long: check
 	@tools/setup test pytest $(ARGS)
 
 check:

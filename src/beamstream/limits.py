@@ -91,8 +91,8 @@ CACHE_WAIT_SECONDS_MAX: Final = 30.0
 HOLD_SECONDS: Final = 0.1
 """An empty `next` of a client known to wait is held open this long."""
 
-SLOTS_MAX: Final = 131_072
-"""Payloads in the cache at once: a slot costs some 400 bytes of bookkeeping (50 MB in all)."""
+SLOTS_MAX: Final = 98_304
+"""Payloads in the cache at once: a slot costs some 430 bytes of bookkeeping (42 MB in all)."""
 
 CACHE_NBYTES_MIN: Final = 16 * MIB
 CACHE_ARENAS: Final = 8

@@ -20,7 +20,7 @@ from beamstream.store.files import digest_of
 from beamstream.testing.checker import Call, History, payload_nbytes
 from beamstream.wire.asapo.structs import Code
 
-from .raw import BEAMTIME, FILE_MODE, SOURCE, RawConsumer, RawProducer, Target
+from .raw import BEAMTIME, CACHE_MODE, FILE_MODE, SOURCE, RawConsumer, RawProducer, Target
 
 LEASE_S = 2.0
 _ERRORS_MAX = 20
@@ -108,12 +108,14 @@ class Sender(Actor):
         first: int = 1,
         step: int = 1,
         auto: bool = False,
+        cached: bool = False,
         sizes: tuple[int, int] = (1_000, 1_000_000),
     ) -> None:
         super().__init__(name, gate, history)
         self.target = target
         self.stream = stream
         self.auto = auto
+        self.cached = cached
         self._first, self._step, self._sizes = first, step, sizes
 
     def calls(self) -> Iterator[Call]:
@@ -126,9 +128,9 @@ class Sender(Actor):
                 self.stream,
                 0 if self.auto else key,
                 nbytes=nbytes,
-                level=Level.DISK,
+                level=Level.CACHE if self.cached else Level.DISK,
                 key=key,
-                name=f"processed/{self.stream}/{key}",
+                name="" if self.cached else f"processed/{self.stream}/{key}",
             )
             key += self._step
 
@@ -136,13 +138,15 @@ class Sender(Actor):
 class RawSender(Sender):
     def work(self) -> None:
         producer: RawProducer | None = None
+        mode = CACHE_MODE if self.cached else FILE_MODE
         for call in self.calls():
             data, meta = self.history.payload_of(call), self.history.metadata_of(call)
             while True:
                 try:
                     self.gate.wait()
                     producer = producer or RawProducer(self.target)
-                    reply = producer.put(call.id, call.name, data, meta, stream=self.stream)
+                    name = call.name or f"cached/{call.key}"
+                    reply = producer.put(call.id, name, data, meta, stream=self.stream, mode=mode)
                 except OSError as error:
                     if producer is not None:
                         producer.close()

@@ -20,8 +20,9 @@ from .actors import (
 from .raw import RawConsumer, Target
 from .readback import read_back
 
-AUTO, SHARED, OFFICIAL, LARGE = "automatic ids", "two senders", "official", "official large"
-STREAMS = [AUTO, SHARED, OFFICIAL, LARGE]
+AUTO, SHARED, CACHED = "automatic ids", "two senders", "cached"
+OFFICIAL, LARGE = "official", "official large"
+STREAMS = [AUTO, SHARED, CACHED, OFFICIAL, LARGE]
 BY_ARRIVAL, BY_ID = "by arrival", "by id"
 READ = {BY_ARRIVAL: STREAMS, BY_ID: [AUTO, OFFICIAL, LARGE]}
 """Two senders of one stream are not in the order of ids: only the group by arrival reads that."""
@@ -39,6 +40,7 @@ def make_actors(gate: Gate, history: History, target: Target) -> tuple[list[Acto
         RawSender("raw auto", *common, AUTO, auto=True, sizes=(1_000, 300_000)),
         RawSender("raw odd", *common, SHARED, first=1, step=2, sizes=(1_000, 1_000_000)),
         RawSender("raw even", *common, SHARED, first=2, step=2, sizes=(1_000, 100_000)),
+        RawSender("raw cached", *common, CACHED, cached=True, sizes=(1_000, 100_000)),
         OfficialSender("official", *common, OFFICIAL, sizes=(1_000, 50_000)),
         OfficialSender("official large", *common, LARGE, sizes=(100_000, 1_000_000)),
     ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +23,6 @@ RSS_GROWTH_NBYTES_MAX = 8 * 2**20
 LOG_LINES_MAX = 120
 """Per test: an attack must not fill the disk by way of the log."""
 
-
 NUMBERS = itertools.count()
 
 
@@ -35,26 +36,26 @@ class Target:
         return self.doors.node
 
 
-@pytest.fixture(scope="session")
-def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    data = tmp_path_factory.mktemp("hostile") / "data"
-    with NodeProcess(data, cache="64MiB") as node:
+@contextlib.contextmanager
+def attackable(node: NodeProcess) -> Iterator[Target]:
+    """A running node that somebody else uses all the time."""
+    with node:
         target = Target(Doors(node), Bystander(Doors(node)))
         target.bystander.check(rounds=20)
         yield target
         target.bystander.stop()
 
 
-@pytest.fixture
-def target(attacked: Target) -> Iterator[Target]:
-    """The node; when the test ends it has what it had, and nobody else has noticed."""
-    node = attacked.node
-    attacked.bystander.check()
-    fds, rss, logged = descriptors(node), node.rss_nbytes(), len(node.log_text())
-    yield attacked
+@contextlib.contextmanager
+def unharmed(target: Target) -> Iterator[Doors]:
+    """At the end the node has what it had, and nobody else has noticed anything."""
+    node = target.node
+    target.bystander.check()
+    open_before, rss, logged = descriptors(node), node.rss_nbytes(), len(node.log_text())
+    yield target.doors
     assert node.running
-    attacked.bystander.check()
-    wait_for_descriptors(node, fds)
+    target.bystander.check()
+    wait_for_descriptors(node, open_before)
     grown = node.rss_nbytes() - rss
     assert grown < RSS_GROWTH_NBYTES_MAX, f"the node keeps {grown} bytes more"
     new = node.log_text()[logged:]
@@ -63,17 +64,39 @@ def target(attacked: Target) -> Iterator[Target]:
     node.check_log()
 
 
+@pytest.fixture(scope="session")
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    data = tmp_path_factory.mktemp("hostile") / "data"
+    with attackable(NodeProcess(data, cache="64MiB")) as target:
+        yield target
+
+
+@pytest.fixture(scope="session")
+def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    data = tmp_path_factory.mktemp("impatient") / "data"
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    node = NodeProcess(
+        data, cache="64MiB", module="hostile.impatient", env={"PYTHONPATH": path.rstrip(os.pathsep)}
+    )
+    with attackable(node) as target:
+        yield target
+
+
 @pytest.fixture
-def doors(target: Target) -> Doors:
-    return target.doors
+def doors(attacked: Target) -> Iterator[Doors]:
+    """The attacked node."""
+    with unharmed(attacked) as doors:
+        yield doors
+
+
+@pytest.fixture
+def hurried(impatient: Target) -> Iterator[Doors]:
+    """Another one, whose deadlines are short (`impatient`)."""
+    with unharmed(impatient) as doors:
+        yield doors
 
 
 @pytest.fixture
 def source(request: pytest.FixtureRequest) -> str:
     """A data source of the test's own."""
     return "{}_{}".format(re.sub(r"\W+", "_", request.node.name)[:200], next(NUMBERS))
-
-
-@pytest.fixture
-def core(doors: Doors) -> Path:
-    return doors.core

@@ -22,7 +22,9 @@ def descriptors(node: NodeProcess) -> list[str]:
             target = link.readlink()
         except FileNotFoundError:
             continue
-        if not (target.is_dir() or target.parent == node.data / "catalog"):
+        # Through the node's own root: it may have mounts that nobody else sees.
+        seen = Path(f"/proc/{node.pid}/root{target}")
+        if not (seen.is_dir() or target.parent == node.data / "catalog"):
             found.append(re.sub(r"socket:.*", "socket", str(target)))
     return found
 

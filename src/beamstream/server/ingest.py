@@ -251,7 +251,11 @@ class Ingest:
 
     def received(self, put: Put) -> None:
         mode = put.message.mode
-        if put.message.substream and self._syncs and (mode & META_ONLY or mode & FILE and mode & RECORD):
+        if (
+            put.message.substream
+            and self._syncs
+            and (mode & META_ONLY or mode & FILE and mode & RECORD)
+        ):
             self._hide(put)
         if put.streamed is not None:
             put.streamed.finish()

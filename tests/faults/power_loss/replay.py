@@ -66,7 +66,7 @@ def states(
     rng = random.Random(seed)
     disk = Disk(str(recording.root), model, recording.start)
     for at, op in enumerate(ops, 1):
-        changed = disk.feed(op)
+        changed = disk.feed(op) and not op.path.endswith(_SCRATCH)
         if not disk.answers or not (changed or op.kind == "A"):
             continue
         for style in styles:
