@@ -108,9 +108,7 @@ def test_each_command_and_flag_is_shown(capsys: pytest.CaptureFixture[str]) -> N
     assert rows == {f"beamstream {' '.join(command)}" for command in commands} | {
         "beamstream --version"
     }
-    sections = {
-        part.partition("\n")[0]: part for part in re.split(r"^## ", text, flags=re.M)
-    }
+    sections = {part.partition("\n")[0]: part for part in re.split(r"^## ", text, flags=re.M)}
     for command in commands:
         section = sections[f"beamstream {command[0]}"]
         for flag in _flags(capsys, *command) - {"--data", "--config"}:

@@ -9,18 +9,15 @@ from __future__ import annotations
 import random
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from typing import Any
-
-import asapo_consumer
-import asapo_producer
+from collections.abc import Iterator
 
 from beamstream.model import Level
 from beamstream.store.files import digest_of
 from beamstream.testing.checker import Call, History, payload_nbytes
 from beamstream.wire.asapo.structs import Code
 
-from .raw import BEAMTIME, CACHE_MODE, FILE_MODE, SOURCE, RawConsumer, RawProducer, Target
+from .official import Official
+from .raw import CACHE_MODE, FILE_MODE, RawConsumer, RawProducer, Target
 
 LEASE_S = 2.0
 _ERRORS_MAX = 20
@@ -163,66 +160,33 @@ class RawSender(Sender):
             producer.close()
 
 
-def official_producer(target: Target, threads: int = 1, timeout_ms: int = 120_000) -> Any:
-    producer = asapo_producer.create_producer(
-        target.endpoint,
-        "processed",
-        BEAMTIME,
-        "auto",
-        SOURCE,
-        target.token,
-        threads,
-        timeout_ms,
+def send_officially(producer: Official, history: History, call: Call) -> None:
+    """Let ASAPO's producer send a message; return when it knows how that ended."""
+    answer = producer(
+        id=call.id,
+        name=call.name,
+        seed=history.seed_of(call.stream),
+        key=call.key,
+        nbytes=call.nbytes,
+        mode=FILE_MODE,
+        stream=call.stream,
     )
-    producer.set_log_level("none")
-    return producer
-
-
-def official_outcome(history: History, call: Call) -> Callable[[Any, Any], None]:
-    """A callback for the official producer that notes how its send ended."""
-
-    def ended(_: Any, error: Any) -> None:
-        if error is None or (
-            isinstance(error, asapo_producer.AsapoServerWarning) and "duplicate" in str(error)
-        ):
+    match answer["outcome"]:
+        case "ok":
             history.ok(call)
-        elif isinstance(error, asapo_producer.AsapoTimeOutError):
-            history.unknown(call, str(error))
-        else:
-            history.fail(call, str(error))
-
-    return ended
+        case "unknown":
+            history.unknown(call, answer["error"])
+        case _:
+            history.fail(call, answer["error"])
 
 
 class OfficialSender(Sender):
     """ASAPO's own producer, one message after the other."""
 
     def work(self) -> None:
-        producer = official_producer(self.target)
-        for call in self.calls():
-            ended = threading.Event()
-            outcome = official_outcome(self.history, call)
-
-            def callback(
-                payload: Any,
-                error: Any,
-                outcome: Callable[[Any, Any], None] = outcome,
-                ended: threading.Event = ended,
-            ) -> None:
-                outcome(payload, error)
-                ended.set()
-
-            producer.send(
-                call.id,
-                call.name,
-                self.history.payload_of(call),
-                self.history.metadata_of(call),
-                ingest_mode=FILE_MODE,
-                stream=self.stream,
-                callback=callback,
-            )
-            assert ended.wait(180), "the official producer never called back"
-        producer.wait_requests_finished(10_000)
+        with Official("producer", self.target, 120_000) as producer:
+            for call in self.calls():
+                send_officially(producer, self.history, call)
 
 
 # --------------------------------------------------------------------------- consumers
@@ -270,7 +234,7 @@ class Reader(Actor):
         call = self.history.get(self.name, self.group, stream)
         try:
             return self.next(call, stream)
-        except (OSError, asapo_consumer.AsapoConsumerError) as error:
+        except OSError as error:
             self.history.unknown(call, repr(error))
             self.disconnected(error)
             return 0
@@ -283,7 +247,7 @@ class Reader(Actor):
                 self.ack(call)
                 self.connected()
                 return
-            except (OSError, asapo_consumer.AsapoConsumerError) as error:
+            except OSError as error:
                 self.history.unknown(call, repr(error))
                 self.disconnected(error)
 
@@ -330,33 +294,32 @@ class OfficialReader(Reader):
     """ASAPO's own consumer."""
 
     def work(self) -> None:
-        self.consumer = official_consumer(self.target, 100)
-        self.consumer.set_resend_nacs(True, round(LEASE_S * 1000), 0)
-        super().work()
+        with Official("consumer", self.target, 100) as self.consumer:
+            super().work()
 
     def next(self, call: Call, stream: str) -> int:
-        try:
-            data, record = self.consumer.get_next(
-                self.group, meta_only=False, stream=stream, ordered=self.by_id
-            )
-        except asapo_consumer.AsapoEndOfStreamError:
+        answer = self.consumer(
+            do="next",
+            group=self.group,
+            stream=stream,
+            by_id=self.by_id,
+            lease_ms=round(LEASE_S * 1000),
+        )
+        if answer.get("error") == "AsapoEndOfStreamError":
             self.history.nothing(call)
             return 0
+        if "error" in answer:
+            raise ConnectionError(answer["text"])
         self.connected()
-        self.history.ok(call, record["_id"], digest=digest_of(data.tobytes()), meta=record["meta"])
-        return int(record["_id"])
+        digest = bytes.fromhex(answer["digest"])
+        self.history.ok(call, answer["id"], digest=digest, meta=answer["meta"])
+        return int(answer["id"])
 
     def ack(self, call: Call) -> None:
-        try:
-            self.consumer.acknowledge(self.group, call.id, stream=call.stream)
-        except asapo_consumer.AsapoWrongInputError as error:
-            if "already acknowledged" not in str(error):
-                self.history.fail(call, str(error))
-                return
-        self.history.ok(call)
-
-
-def official_consumer(target: Target, timeout_ms: int) -> Any:
-    return asapo_consumer.create_consumer(
-        target.endpoint, "auto", False, BEAMTIME, SOURCE, target.token, timeout_ms
-    )
+        answer = self.consumer(do="ack", group=self.group, stream=call.stream, id=call.id)
+        if "error" not in answer or "already acknowledged" in answer["text"]:
+            self.history.ok(call)
+        elif answer["error"] == "AsapoWrongInputError":
+            self.history.fail(call, answer["text"])
+        else:
+            raise ConnectionError(answer["text"])

@@ -6,13 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import asapo_consumer
-
-from beamstream.store.files import digest_of
 from beamstream.testing.checker import SeenRecord, Snapshot, walk
 from beamstream.testing.node import NodeProcess
 
-from .actors import official_consumer
+from .official import Official
 from .raw import BEAMTIME, RawConsumer, Target
 
 
@@ -24,14 +21,13 @@ def read_back(node: NodeProcess, streams: Iterable[str]) -> Snapshot:
     """Every message of the streams by its id with its payload, and every file of the beamtime."""
     target = Target(node)
     snapshot = Snapshot(files=walk(files_folder(node)))
-    consumer = official_consumer(target, 2000)
-    with RawConsumer(target) as raw:
+    with RawConsumer(target) as raw, Official("consumer", target, 2000) as consumer:
         for stream in streams:
             snapshot.records += _read_stream(consumer, raw, stream)
     return snapshot
 
 
-def _read_stream(consumer: Any, raw: RawConsumer, stream: str) -> list[SeenRecord]:
+def _read_stream(consumer: Official, raw: RawConsumer, stream: str) -> list[SeenRecord]:
     count = raw.size(stream)
     records: list[SeenRecord] = []
     status, answer = raw.by_id(stream, 2**62)
@@ -47,14 +43,13 @@ def _read_stream(consumer: Any, raw: RawConsumer, stream: str) -> list[SeenRecor
     return records
 
 
-def _read_payload(consumer: Any, stream: str, record: dict[str, Any]) -> SeenRecord:
-    digest, error = b"", ""
-    try:
-        digest = digest_of(consumer.retrieve_data(record).tobytes())
-    except asapo_consumer.AsapoDataNotInCacheError:
+def _read_payload(consumer: Official, stream: str, record: dict[str, Any]) -> SeenRecord:
+    answer = consumer(do="read", record=record)
+    digest, error = bytes.fromhex(answer.get("digest", "")), answer.get("error", "")
+    if error == "AsapoDataNotInCacheError":
         error = "DataLost"
-    except asapo_consumer.AsapoConsumerError as wrong:
-        error = _code(str(wrong)) or f"{type(wrong).__name__}: {wrong}"
+    elif error:
+        error = _code(answer["text"]) or f"{error}: {answer['text']}"
     return SeenRecord(stream, record["_id"], record["size"], record["meta"], digest, error)
 
 

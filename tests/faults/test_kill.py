@@ -13,8 +13,6 @@ from .killing import kill_rounds
 pytestmark = [
     pytest.mark.system,
     pytest.mark.official,
-    # Reading in the order of ids is old to the official consumer, and what has to work.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 
 

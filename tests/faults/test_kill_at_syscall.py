@@ -16,7 +16,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -24,8 +23,9 @@ from beamstream.model import Level
 from beamstream.testing.checker import Call, History, payload_nbytes, verify
 from beamstream.testing.node import NodeProcess
 
-from .actors import official_outcome, official_producer
-from .raw import FILE_MODE, Target
+from .actors import send_officially
+from .official import Official
+from .raw import Target
 from .readback import read_back
 
 pytestmark = [pytest.mark.system, pytest.mark.official]
@@ -66,7 +66,7 @@ class Lab:
         self.history = History(seed)
         self.node = NodeProcess(folder / "data", cache="64MiB", durability="disk").start()
         self.target = Target(self.node)
-        self.producer = official_producer(self.target)
+        self.producer = Official("producer", self.target, 120_000)
         self._id = 0
         self.send()[1].wait(60)
 
@@ -85,21 +85,12 @@ class Lab:
             name=f"processed/{folder}{id}",
         )
         ended = threading.Event()
-        outcome = official_outcome(self.history, call)
 
-        def callback(payload: Any, error: Any) -> None:
-            outcome(payload, error)
+        def send() -> None:
+            send_officially(self.producer, self.history, call)
             ended.set()
 
-        self.producer.send(
-            id,
-            call.name,
-            self.history.payload_of(call),
-            self.history.metadata_of(call),
-            ingest_mode=FILE_MODE,
-            stream=STREAM,
-            callback=callback,
-        )
+        threading.Thread(target=send, daemon=True).start()
         return call, ended
 
     @contextlib.contextmanager
@@ -166,7 +157,7 @@ class Lab:
         self.node.terminate()
 
     def close(self) -> None:
-        self.producer = None
+        self.producer.close()
         self.node.kill()
 
 

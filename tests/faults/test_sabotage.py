@@ -25,7 +25,6 @@ from .test_power_loss import replay_node
 
 pytestmark = [
     pytest.mark.system,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 
 STREAM = "s"

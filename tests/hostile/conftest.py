@@ -14,6 +14,7 @@ import pytest
 
 from beamstream.testing.node import NodeProcess
 from compat.doors import Doors
+from compat.wire import OK, STORED
 from hostile.bystander import Bystander
 from hostile.descriptors import descriptors, wait_for_descriptors
 
@@ -41,9 +42,24 @@ def attackable(node: NodeProcess) -> Iterator[Target]:
     """A running node that somebody else uses all the time."""
     with node:
         target = Target(Doors(node), Bystander(Doors(node)))
+        warm_up(target.doors)
         target.bystander.check(rounds=20)
         yield target
         target.bystander.stop()
+
+
+def warm_up(doors: Doors) -> None:
+    """Use what the node loads when it is first asked for: that is no harm done by an attack."""
+    with doors.receiver("warm") as wire:
+        for id in range(1, 5):
+            path = f"processed/warm/{id}"
+            assert wire.put(id, bytes(2**20), path=path, mode=STORED).code == OK
+    cookie = {"Cookie": f"Authorization=Bearer {doors.folder_token()}"}
+    fetch = '{"Folder":"auto","FileName":"processed/warm/1"}'
+    search = f"{doors.base('s', 'warm')}/0/querymessages{doors.query()}"
+    with doors.http() as http:
+        assert len(http.post(search, "_id > 0 ORDER BY size").json) == 4
+        assert len(http.post("/v0.2/transfer", fetch, **cookie).body) == 2**20
 
 
 @contextlib.contextmanager

@@ -75,14 +75,20 @@ def test_huge_stream_metadata(doors: Doors, source: str, size: int) -> None:
         assert reply is None or reply.code == WRONG
 
 
-@pytest.mark.parametrize("size", [2**64 - 1, 2**62, limits.CREDENTIALS_NBYTES_MAX + 1, 0])
+@pytest.mark.parametrize("size", [2**64 - 1, 2**62, limits.CREDENTIALS_NBYTES_MAX + 1])
 def test_credentials_of_a_wrong_size(doors: Doors, size: int) -> None:
     rss = doors.node.rss_nbytes()
     with doors.tcp() as wire:
-        wire.send(header(AUTHORIZE, 0, 0, size), b"processed%" if size else b"")
+        wire.send(header(AUTHORIZE, 0, 0, size), b"processed%")
         reply = refusal(wire)
         assert reply is None or reply.code in (WRONG, DENIED)
         assert doors.node.rss_nbytes() - rss < 2**20
+
+
+def test_no_credentials(doors: Doors) -> None:
+    with doors.tcp() as wire:
+        wire.send(header(AUTHORIZE))
+        assert wire.reply().code in (WRONG, DENIED)
 
 
 def test_data_announced_with_a_login(doors: Doors) -> None:

@@ -205,10 +205,13 @@ def test_a_sync_that_fails_is_told_and_nothing_is_written_after_it(
             raise OSError(5, "Input/output error")
 
         monkeypatch.setattr("os.fdatasync", fails)
-        needs, free = bench.submit(put(2), synced=True), bench.submit(put(3))
-        outcome = await needs
-        assert isinstance(outcome, ReadOnly)
-        assert len(stored(await free)) == 1
+        bench.disk.may_sync.clear()
+        bench.disk.syncing.clear()
+        needs = bench.submit(put(2), synced=True)
+        await bench.event(bench.disk.syncing)
+        assert stored(await bench.submit(put(3))) == [(3, 3)]
+        bench.disk.may_sync.set()
+        assert isinstance(await needs, ReadOnly)
         monkeypatch.undo()
         for synced in (False, True):
             assert isinstance(await bench.submit(put(4), synced=synced), ReadOnly)

@@ -254,7 +254,7 @@ class Ingest:
         if (
             put.message.substream
             and self._syncs
-            and (mode & META_ONLY or mode & FILE and mode & RECORD)
+            and (mode & META_ONLY or (mode & FILE and mode & RECORD))
         ):
             self._hide(put)
         if put.streamed is not None:

@@ -51,7 +51,8 @@ class Producer(msgspec.Struct, frozen=True):
         return self.folders.beamtime
 
 
-class Answer(msgspec.Struct, frozen=True, gc=False):
+# Seen by the collector: an error may be part of a cycle, by the frames of its traceback.
+class Answer(msgspec.Struct, frozen=True):
     """A message was taken; `duplicate` when it had been before. `error` when it was not."""
 
     id: int = 0

@@ -32,6 +32,7 @@ from beamstream.server.doors.asapo_ingest import IngestConnection
 from beamstream.server.doors.front import FrontHandler
 from beamstream.server.doors.http import HttpConnection
 from beamstream.server.doors.services import Services
+from beamstream.server.doors.sockets import allow_many_descriptors
 from beamstream.server.ingest import Ingest
 from beamstream.server.reads import Reads
 from beamstream.server.roots import Roots
@@ -68,6 +69,7 @@ def run(settings: Settings, on_ready: OnReady = lambda settings: None) -> int:
     """
     logs.configure(settings.log)
     os.umask(0o027)
+    allow_many_descriptors()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     folder = DataFolder(settings.data, create=True)
     with folder.locked():

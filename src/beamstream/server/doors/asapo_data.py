@@ -16,6 +16,7 @@ from beamstream import limits
 from beamstream.errors import RemoteProtocolError
 from beamstream.server.doors.admission import Admission
 from beamstream.server.doors.services import Services
+from beamstream.server.doors.sockets import keep_alive
 from beamstream.store.cache import Slot
 from beamstream.wire.asapo.structs import (
     REQUEST_NBYTES,
@@ -53,6 +54,7 @@ class DataConnection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        keep_alive(transport)
         # Zero: resume_writing is called when all of a payload has left.
         self._transport.set_write_buffer_limits(0, 0)
         peer = self._transport.get_extra_info("peername")

@@ -33,6 +33,7 @@ from beamstream.server.auth import Grant, check_access
 from beamstream.server.beamtimes import BeamtimeFolders
 from beamstream.server.doors.admission import Admission
 from beamstream.server.doors.services import Services
+from beamstream.server.doors.sockets import keep_alive
 from beamstream.server.ingest import Put, Wait
 from beamstream.server.messages import Answer, Message, Producer
 from beamstream.store.cache import Slot
@@ -100,6 +101,7 @@ class IngestConnection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        keep_alive(transport)
         peer = self._transport.get_extra_info("peername")
         self._address = f"{peer[0]}:{peer[1]}" if peer else "?"
         if not self._admission.enter(self):

@@ -18,6 +18,7 @@ import structlog
 
 from beamstream import limits
 from beamstream.server.doors.admission import Admission
+from beamstream.server.doors.sockets import keep_alive
 
 log = structlog.get_logger("http")
 
@@ -100,6 +101,7 @@ class HttpConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        keep_alive(transport)
         self._transport.set_write_buffer_limits(0, 0)
         peer = self._transport.get_extra_info("peername")
         here = self._transport.get_extra_info("sockname")

@@ -70,6 +70,11 @@ class Services:
         self.ports: dict[str, int] = {}
         """Name of a door -> its port, once it listens."""
 
+    def address(self, door: str, local_host: str) -> str:
+        """Where a client that reached this node at `local_host` finds a door (decision 13)."""
+        host, port = self.advertise or local_host, self.ports[door]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
     @staticmethod
     def check_name(name: str) -> None:
         """Raise `BadName` if a source, instance or step cannot be called so; empty is none."""
