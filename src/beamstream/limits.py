@@ -77,7 +77,7 @@ QUERY_NBYTES_MAX: Final = 16 * KIB
 QUERY_SECONDS_MAX: Final = 1.0
 QUERY_ROWS_MAX: Final = 10_000
 QUERIES_AT_ONCE_MAX: Final = 2
-"""A search must not freeze the node: decision 23."""
+"""A search must not freeze the node."""
 
 LOGIN_SECONDS_MAX: Final = 10.0
 """From connecting to the end of the login."""

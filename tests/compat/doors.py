@@ -78,7 +78,10 @@ class Doors:
         """A connection to the receiver, logged in."""
         wire = self.tcp(seconds)
         more.setdefault("beamtime", self.beamtime)
-        assert wire.login(token or self.token, source=source, **more) == Reply(7, 0, "")
+        reply = wire.login(token or self.token, source=source, **more)
+        if reply != Reply(7, 0, ""):
+            wire.close()
+            raise AssertionError(f"the receiver refused the login: {reply}")
         return wire
 
     def base(self, stream: str = "s", source: str = "src1", version: str = "v0.7") -> str:

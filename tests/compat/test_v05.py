@@ -9,7 +9,7 @@ import pytest
 
 from compat.doors import Doors
 from compat.v05_client import Consumer05, Producer05
-from compat.wire import STORED, Reply, Tcp
+from compat.wire import STORED, Reply
 
 pytestmark = pytest.mark.system
 
@@ -251,7 +251,6 @@ def test_group_names_and_unknown_versions(consumer: Consumer05) -> None:
 
 def test_both_generations_meet(doors: Doors, consumer: Consumer05, source: str) -> None:
     with doors.receiver(source) as new:
-        assert isinstance(new, Tcp)
         assert new.put(1, b"from 25.3", meta='{"v":7}') == ok(2)
     record = consumer.next("g", "s").json
     assert (record["meta"], consumer.data(record)[1]) == ({"v": 7}, b"from 25.3")

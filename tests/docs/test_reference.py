@@ -10,7 +10,7 @@ import pytest
 from beamstream import errors, limits, settings
 from beamstream.cli import main
 from beamstream.client.asapo import errors as client_errors
-from docs.pages import DOCS, PAGES, table
+from docs.pages import DOCS, PAGES, ROOT, table
 
 REFERENCE = DOCS / "reference"
 
@@ -113,6 +113,15 @@ def test_each_command_and_flag_is_shown(capsys: pytest.CaptureFixture[str]) -> N
         section = sections[f"beamstream {command[0]}"]
         for flag in _flags(capsys, *command) - {"--data", "--config"}:
             assert f"`{flag}" in section, f"{flag} of {' '.join(command)}"
+
+
+def test_the_service_starts_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    unit = (ROOT / "deploy" / "beamstream.service").read_text()
+    [start] = re.findall(r"^ExecStart=\S+/beamstream (\w+) (.+)$", unit, re.M)
+    used = set(re.findall(r"--[a-z-]+", start[1]))
+    assert start[0] == "up"
+    assert "--data" in used
+    assert used <= _flags(capsys, "up")
 
 
 def test_each_exit_status_is_shown() -> None:

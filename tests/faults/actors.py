@@ -119,6 +119,9 @@ class Sender(Actor):
         key = self._first
         seed = self.history.seed_of(self.stream)
         while not self.gate.stop.is_set():
+            if self.cached:
+                # What needs no disk is too fast for the readers: let the others come first.
+                self.history.wait_for(self.history.answered + 8, 0.1)
             nbytes = payload_nbytes(seed, key, *self._sizes)
             yield self.history.put(
                 self.name,

@@ -61,11 +61,17 @@ class RawProducer:
         self.socket = connect(target.ingest, seconds)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.port: int = self.socket.getsockname()[1]
-        login = target.credentials()
-        self.socket.sendall(pack_request(OpCode.AUTHORIZE, meta_size=len(login)) + login)
+        try:
+            self._login(target.credentials())
+        except BaseException:
+            self.close()
+            raise
+
+    def _login(self, credentials: bytes) -> None:
+        head = pack_request(OpCode.AUTHORIZE, meta_size=len(credentials))
+        self.socket.sendall(head + credentials)
         reply = self.reply()
-        if reply.code:
-            raise AssertionError(f"the login is refused: {reply}")
+        assert reply.code == Code.SUCCESS, f"the login is refused: {reply}"
 
     def send(
         self, id: int, name: str, data: bytes, meta: Any, *, stream: str, mode: int = FILE_MODE

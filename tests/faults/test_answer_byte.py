@@ -18,6 +18,8 @@ pytestmark = pytest.mark.system
 
 STREAM, GROUP = "s", "g"
 SIZES = (1_000, 100_000, 1_000_000)
+STREAMED = 3_000_000
+"""More than what a cache of 16 MiB takes."""
 
 
 def killed_on_first_byte(
@@ -46,16 +48,17 @@ def killed_on_first_byte(
 @pytest.mark.parametrize("level", [Level.CACHE, Level.OS, Level.DISK])
 def test_what_was_answered_is_there(tmp_path: Path, level: Level, seed: int) -> None:
     durability = "disk" if level is Level.DISK else "os"
-    with NodeProcess(tmp_path / "data", cache="64MiB", durability=durability) as node:
-        verdict = killed_on_first_byte(node, level, seed)
+    with NodeProcess(tmp_path / "data", cache="16MiB", durability=durability) as node:
+        sizes = SIZES if level is Level.CACHE else (*SIZES, STREAMED)
+        verdict = killed_on_first_byte(node, level, seed, sizes)
         print(verdict)
         assert verdict, str(verdict)
-        assert verdict.puts == len(SIZES)
+        assert verdict.puts == len(sizes)
 
 
 def test_an_answered_acknowledgement_is_kept(tmp_path: Path, seed: int) -> None:
     history = History(seed)
-    with NodeProcess(tmp_path / "data", cache="64MiB") as node:
+    with NodeProcess(tmp_path / "data", cache="16MiB") as node:
         target = Target(node)
         with RawProducer(target) as producer:
             for id in (1, 2, 3):

@@ -17,7 +17,7 @@ pytestmark = [
 
 
 def test_random_kills_lose_nothing(tmp_path: Path, seconds: float, seed: int) -> None:
-    with NodeProcess(tmp_path / "data", cache="64MiB", durability="disk") as node:
+    with NodeProcess(tmp_path / "data", cache="16MiB", durability="disk") as node:
         verdict = kill_rounds(node, seconds=seconds, seed=seed)
         print(verdict)
     assert verdict, str(verdict)

@@ -64,7 +64,7 @@ class Lab:
     def __init__(self, folder: Path, strace: str, seed: int) -> None:
         self.strace = strace
         self.history = History(seed)
-        self.node = NodeProcess(folder / "data", cache="64MiB", durability="disk").start()
+        self.node = NodeProcess(folder / "data", cache="16MiB", durability="disk").start()
         self.target = Target(self.node)
         self.producer = Official("producer", self.target, 120_000)
         self._id = 0
@@ -76,11 +76,13 @@ class Lab:
         id = self._id
         folder = f"f{id}/new/" if id % 3 == 0 else ""
         seed = self.history.seed_of(STREAM)
+        # Every fourth is more than what the cache takes: it is written as it comes.
+        nbytes = 3_000_000 if id % 4 == 0 else payload_nbytes(seed, id, *SIZES)
         call = self.history.put(
             "official",
             STREAM,
             id,
-            nbytes=payload_nbytes(seed, id, *SIZES),
+            nbytes=nbytes,
             level=Level.DISK,
             name=f"processed/{folder}{id}",
         )

@@ -52,7 +52,7 @@ def test_power_cuts_tell(
 
 def test_a_kill_on_the_answer_tells_of_an_early_one(tmp_path: Path, seed: int) -> None:
     fault = sabotaged(sabotage.answers_on_arrival)
-    with NodeProcess(tmp_path / "data", cache="64MiB", **fault) as node:
+    with NodeProcess(tmp_path / "data", cache="16MiB", **fault) as node:
         verdict = killed_on_first_byte(node, Level.DISK, seed, sizes=(1_000_000,) * 4)
         print(verdict)
         assert verdict.counts["lost"], str(verdict)
@@ -60,7 +60,7 @@ def test_a_kill_on_the_answer_tells_of_an_early_one(tmp_path: Path, seed: int) -
 
 
 def test_random_kills_tell_of_an_early_answer(tmp_path: Path, seed: int) -> None:
-    verdict = _random_kills(tmp_path, seed, sabotage.answers_on_arrival, kills=6)
+    verdict = _random_kills(tmp_path, seed, sabotage.answers_on_arrival, kills=4)
     assert verdict.counts["lost"], str(verdict)
 
 
@@ -75,7 +75,7 @@ def test_random_kills_tell_of_forgotten_acknowledgements(tmp_path: Path, seed: i
 
 
 def _random_kills(tmp_path: Path, seed: int, fault: Callable[[], None], *, kills: int) -> Verdict:
-    with NodeProcess(tmp_path / "data", cache="64MiB", **sabotaged(fault)) as node:
+    with NodeProcess(tmp_path / "data", cache="16MiB", **sabotaged(fault)) as node:
         verdict = kill_rounds(node, seconds=0, seed=seed, kills=kills)
         print(verdict)
         node.kill()
@@ -86,7 +86,7 @@ def test_the_checker_tells_of_swapped_payloads(tmp_path: Path, seed: int) -> Non
     """Two producers send messages of one size at the same time."""
     fault = sabotaged(sabotage.swaps_payloads)
     history = History(seed)
-    with NodeProcess(tmp_path / "data", cache="64MiB", **fault) as node:
+    with NodeProcess(tmp_path / "data", cache="16MiB", **fault) as node:
         target = Target(node)
 
         def send(first: int) -> None:

@@ -16,7 +16,7 @@ from beamstream.server.auth import issue
 from beamstream.store.folder import DataFolder
 from beamstream.store.registry import Registry
 from compat.doors import Doors, escape, until
-from compat.wire import DENIED, INTERNAL, OK, REAUTHORIZE, STORED, Answer, Http
+from compat.wire import DENIED, INTERNAL, OK, REAUTHORIZE, STORED, Answer
 
 pytestmark = pytest.mark.system
 
@@ -116,7 +116,6 @@ def http_doors(doors: Doors, source: str, token: str, cookie: dict[str, str]) ->
         ("POST", "/asapo-authorizer/v0.2/folder", body),
     ):
         with doors.http() as http:
-            assert isinstance(http, Http)
             answers.append(http.request(method, f"{target}?token={token}", text, cookie))
     return answers
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 from asapo_consumer import AsapoInterruptedTransactionError
 
 from official.clients import Lab, next_ids, refused, subject
+
 
 @subject("interrupt")
 def test_interrupt(lab: Lab) -> None:
@@ -23,7 +25,7 @@ def test_interrupt(lab: Lab) -> None:
 @subject("connection type")
 def test_connection_type_and_monitoring(lab: Lab) -> None:
     lab.fill("s", [1, 2])
-    who = {"instance_id": "my instance §", "pipeline_step": "step 1/a"}
+    who: dict[str, Any] = {"instance_id": "my instance §", "pipeline_step": "step 1/a"}
     consumer = lab.consumer(1000, **who)
     assert consumer.current_connection_type() == "No connection"
     consumer.force_no_rdma()

@@ -159,11 +159,13 @@ def test_finished_stream(lab: Lab) -> None:
     lab.fill("s", [1, 2])
     lab.sender.finish("s", 2, "next one").ok()
     consumer = lab.consumer()
-    for more in ({"ordered": True}, {"ordered": False}):
-        group = str(more)
-        assert next_ids(consumer, group, "s", 2, **more) == [1, 2]
+    for ordered in (True, False):
+        group = f"{ordered}"
+        assert next_ids(consumer, group, "s", 2, ordered=ordered) == [1, 2]
         for _ in range(2):
-            end = refused(AsapoStreamFinishedError, consumer.get_next, group, stream="s", **more)
+            end = refused(
+                AsapoStreamFinishedError, consumer.get_next, group, stream="s", ordered=ordered
+            )
             assert (end.id_max, end.next_stream) == (2, "next one")
     for more in ({}, {"group_id": "last"}):
         end = refused(AsapoStreamFinishedError, consumer.get_last, stream="s", **more)

@@ -78,7 +78,7 @@ class Deliveries:
         self._stats = stats
         self._syncs = syncs
         self.clock = clock
-        self._written_at = 0.0
+        self._written_at: dict[str, float] = {}
         self._dirty: dict[str, dict[tuple[View, str], GroupStream]] = {}
 
     def group(self, view: View, name: str) -> GroupStream:
@@ -117,7 +117,7 @@ class Deliveries:
             group.give_back(delivery)
             group.pass_over(delivery.seq, delivery.seq + 1)
         self._touch(view, name, group)
-        return self.end(view)
+        return _end(view, group)
 
     def _next_by_id(
         self, view: View, name: str, group: GroupStream, terms: Terms | None, want: Want | None
@@ -137,7 +137,7 @@ class Deliveries:
                 return self._found(view, name, group, item, delivery, want)
             self._step_over(view, group, item.seq)
         self._touch(view, name, group)
-        return self.end(view)
+        return _end(view, group)
 
     def _step_over(self, view: View, group: GroupStream, seq: int) -> None:
         """Messages from `seq` on are taken already: go to the first that is not."""
@@ -164,10 +164,6 @@ class Deliveries:
         if want is None or not isinstance(item, Dataset):
             return Found(item, delivery)
         return select(item, want, delivery)
-
-    def end(self, view: View) -> Nothing:
-        """The answer at the end of a stream."""
-        return Nothing(view.id_max, view.id_max, view.finished)
 
     def handed_out(self, view: View, name: str, who: Who, found: Found) -> None:
         """The reply is on its way."""
@@ -315,9 +311,11 @@ class Deliveries:
         if beamtime not in self._dirty:
             return []
         now = self.clock()
-        if now - self._written_at < limits.WRITE_BEHIND_SECONDS and not at_once:
+        # Of each beamtime by itself: a busy one must not keep the marks of a quiet one back.
+        before = self._written_at.get(beamtime)
+        if before is not None and now - before < limits.WRITE_BEHIND_SECONDS and not at_once:
             return []
-        self._written_at = now
+        self._written_at[beamtime] = now
         dirty = self._dirty.pop(beamtime)
         return [
             op for (view, name), group in dirty.items() for op in self._drain(view, name, group)
@@ -358,6 +356,14 @@ class Deliveries:
 
 def _nothing(outcome: Sequence[ops.Result] | Error) -> None:
     """A message that is open in the catalog too late is delivered again after a crash."""
+
+
+def _end(view: View, group: GroupStream) -> Nothing:
+    """The answer at the end of a stream.
+
+    It has not ended for a group that waits for an acknowledgement: the message may come again.
+    """
+    return Nothing(view.id_max, view.id_max, view.finished and not group.leased())
 
 
 def check_kind(view: View, want: Want | None) -> None:

@@ -13,6 +13,7 @@ import structlog
 from beamstream.settings import Log
 
 _TOKEN = re.compile(r"eyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
+_CONTROL = "[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]"
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _PER_CAUSE_MAX = 100
 
@@ -47,11 +48,28 @@ def without_tokens(logger: object, method: str, event: _Event) -> _Event:
 
     >>> without_tokens(None, "info", {"event": "eyJhbGciOi.eyJzdWIi.c2ln"})
     {'event': '<token>'}
+    >>> without_tokens(None, "info", {"event": "refused", "names": ["a\\nb"]})
+    {'event': 'refused', 'names': ['a\\\\x0ab']}
     """
     for key, value in event.items():
-        if isinstance(value, str):
-            event[key] = _TOKEN.sub("<token>", value)
+        # The lines of a traceback are ours.
+        event[key] = _clean(value, "" if key == "exception" else _CONTROL)
     return event
+
+
+def _clean(value: Any, control: str) -> Any:
+    if isinstance(value, str):
+        text = _TOKEN.sub("<token>", value)
+        return re.sub(control, _visible, text) if control else text
+    if isinstance(value, list | tuple):
+        return [_clean(item, control) for item in value]
+    if isinstance(value, dict):
+        return {_clean(key, control): _clean(item, control) for key, item in value.items()}
+    return value
+
+
+def _visible(found: re.Match[str]) -> str:
+    return f"\\x{ord(found[0]):02x}"
 
 
 class Flood:

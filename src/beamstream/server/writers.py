@@ -12,18 +12,23 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING
 
+import structlog
 import xxhash
 
 from beamstream import limits
-from beamstream.errors import Error
+from beamstream.errors import Error, StorageError
 from beamstream.server.roots import Roots
 from beamstream.store.files import CHUNK_NBYTES, NewFile, OpenFolder, write_file
 
 if TYPE_CHECKING:
     from beamstream.server.ingest import Ingest, Put
 
+log = structlog.get_logger("files")
+
 _SMALL_NBYTES = 256 * limits.KIB
 _BATCH_MAX = 64
+_SMALL_THREADS = 2
+"""While one waits for the disk, another can go on; more only get in each other's way."""
 
 
 class FileWriters:
@@ -37,8 +42,12 @@ class FileWriters:
         self._wanted = threading.Condition()
         self._small: list[Put] = []
         self._closing = False
-        self._thread = threading.Thread(target=self._run, name="small files", daemon=True)
-        self._thread.start()
+        self._running = [
+            threading.Thread(target=self._run, name="small files", daemon=True)
+            for _ in range(_SMALL_THREADS)
+        ]
+        for thread in self._running:
+            thread.start()
 
     def write(self, put: Put) -> None:
         """Write the payload of a message; `ingest.written` or `ingest.failed` is called."""
@@ -57,17 +66,21 @@ class FileWriters:
         """Write what is waiting, and end."""
         with self._wanted:
             self._closing = True
-            self._wanted.notify()
-        self._thread.join()
+            self._wanted.notify_all()
+        for thread in self._running:
+            thread.join()
 
     def _run(self) -> None:
         while True:
             with self._wanted:
                 while not (self._small or self._closing):
                     self._wanted.wait()
-                puts, self._small = self._small[:_BATCH_MAX], self._small[_BATCH_MAX:]
+                count = min(-(-len(self._small) // _SMALL_THREADS), _BATCH_MAX)
+                puts, self._small = self._small[:count], self._small[count:]
                 if self._closing and not puts:
                     return
+                if self._small:
+                    self._wanted.notify()
             self._write_all(puts)
 
     def _write_all(self, puts: list[Put]) -> None:
@@ -81,6 +94,10 @@ class FileWriters:
                 written.append((put, *write_file(root, name, put.memory, sync=self.sync)))
             except Error as error:
                 self._ingest.failed(put, error)
+            except Exception:
+                # Whatever goes wrong, the producer gets an answer and the thread lives on.
+                log.exception("unexpected: a file could not be written", name=name)
+                self._ingest.failed(put, StorageError(f"file {name!r} could not be written"))
         if written:
             self._ingest.written(written)
 

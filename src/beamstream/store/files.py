@@ -124,7 +124,7 @@ class NewFile:
     def __init__(self, root: RootFolder, name: str, *, sync: bool) -> None:
         self.name = name
         self._sync = sync
-        self._what = f"file {name!r} of {root.path}"
+        self._what = f"file {name!r}"
         self._part = _part_name()
         self._fd = -1
         below, _, self._base = name.rpartition("/")
@@ -246,7 +246,7 @@ class StoredFile:
     """
 
     def __init__(self, root: RootFolder, name: str) -> None:
-        self._what = f"file {name!r} of {root.path}"
+        self._what = f"file {name!r}"
         try:
             self.fd = open_beneath(root.fd, name, os.O_RDONLY | os.O_NONBLOCK)
         except OSError as error:
@@ -270,6 +270,8 @@ class StoredFile:
                 if not count:
                     raise Corrupt(f"{self._what} is shorter than what was stored")
                 done += count
+        except StorageError:
+            raise
         except OSError as error:
             raise storage_error(error, self._what) from error
 

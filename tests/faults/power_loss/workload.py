@@ -18,6 +18,7 @@ from .recording import Recording
 
 GROUP = "online"
 LEASE_MS = 60_000
+CACHE = "16MiB"
 FINISH_NAME = "asapo_finish_stream"
 
 
@@ -69,6 +70,8 @@ class Workload:
             lambda: self._send(target, "large", 5_000, 150_000, "large/{0}"),
             lambda: self._send(target, "folders", 1_000, 9_000, "f{0}/a/{0}"),
             lambda: self._send(target, "same folders", 1_000, 2_000, "f{0}/a/s{0}"),
+            # Larger than what the cache takes: written as it comes.
+            lambda: self._send(target, "huge", 2_200_000, 2_400_000, "huge/{0}", 2),
             lambda: self._send_to_cache(target),
             lambda: self._read(target),
         ]
@@ -102,11 +105,14 @@ class Workload:
             self._answers += 1
             self._answered.notify_all()
 
-    def _send(self, target: Target, stream: str, lo: int, hi: int, name: str) -> None:
+    def _send(
+        self, target: Target, stream: str, lo: int, hi: int, name: str, messages: int = 0
+    ) -> None:
         seed = self.seed + len(stream)
+        last = messages or self.messages
         with RawProducer(target) as producer:
             self._note(producer.port, Sent(""))  # the login
-            for id in range(self._next_id.get(stream, 1), self.messages + 1):
+            for id in range(self._next_id.get(stream, 1), last + 1):
                 data = payload(seed, id, payload_nbytes(seed, id, lo, hi))
                 meta = metadata(seed, id)
                 path = f"processed/{name.format(id)}"
@@ -121,13 +127,10 @@ class Workload:
                 self._one_more()
                 if stream == "small":
                     self._stored.release()
-            self._note(producer.port, Sent("finish", stream, self.messages))
-            self._finish(producer, stream)
-
-    def _finish(self, producer: RawProducer, stream: str) -> None:
-        meta = {"next_stream": "asapo_no_next"}
-        reply = producer.put(self.messages + 1, FINISH_NAME, b"", meta, stream=stream, mode=2)
-        assert reply.code in (Code.SUCCESS, Code.WARNING), reply
+            self._note(producer.port, Sent("finish", stream, last))
+            meta = {"next_stream": "asapo_no_next"}
+            reply = producer.put(last + 1, FINISH_NAME, b"", meta, stream=stream, mode=2)
+            assert reply.code in (Code.SUCCESS, Code.WARNING), reply
 
     def _send_to_cache(self, target: Target) -> None:
         """Messages that promise nothing about the disk, between the others."""
@@ -175,7 +178,7 @@ def record_node(
     workload = Workload(recording, seed, messages)
     node = NodeProcess(
         recording.root / "data",
-        cache="64MiB",
+        cache=CACHE,
         durability="disk",
         env={**recording.env, **(env or {})},
         module=module,

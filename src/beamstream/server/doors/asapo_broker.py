@@ -93,7 +93,7 @@ class Asked:
 
 def nothing(found: Nothing, view: View) -> bytes:
     """The body of a 409 (protocol section 6.3)."""
-    next_stream = (view.next_stream or NO_NEXT) if view.finished else ""
+    next_stream = (view.next_stream or NO_NEXT) if found.finished else ""
     return documents.no_data(found.id, found.id_max, next_stream)
 
 

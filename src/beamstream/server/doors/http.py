@@ -81,7 +81,8 @@ class HttpConnection(asyncio.Protocol):
         self.local_host = ""
         # Of the request that is being received.
         self._request = HttpRequest()
-        self._head_nbytes = 0
+        self._received_nbytes = 0
+        self._in_head = True
         self._body: list[bytes] = []
         self._body_nbytes = 0
         self._chunked = False
@@ -93,6 +94,7 @@ class HttpConnection(asyncio.Protocol):
         self._paused = False
         self._closing = False
         self._deadline: asyncio.TimerHandle | None = None
+        self._send_deadline: asyncio.TimerHandle | None = None
         self._on_drained: Callable[[], None] | None = None
         self._write_paused = False
         self._left_nbytes = 0
@@ -115,6 +117,7 @@ class HttpConnection(asyncio.Protocol):
         self._closing = True
         self._admission.leave(self)
         self._cancel_deadline()
+        self._cancel_send_deadline()
         self._waiting.clear()
         drained, self._on_drained = self._on_drained, None
         if drained is not None:
@@ -124,10 +127,7 @@ class HttpConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._closing:
             return
-        if not self._in_request and not data.isspace():
-            self._in_request = True
-            self._set_deadline(limits.STALL_SECONDS_MAX, self._late)
-        self._head_nbytes += len(data)
+        self._received_nbytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
@@ -141,12 +141,15 @@ class HttpConnection(asyncio.Protocol):
         except _Refused as refused:
             self._fail(refused.status, refused.text)
         else:
-            if (
-                self._in_request
-                and self._head_nbytes > limits.HTTP_HEAD_NBYTES_MAX
-                and not (self._sized or self._chunked)
-            ):
-                self._fail(431, "request head is too large")
+            if self._in_request and self._received_nbytes > limits.HTTP_HEAD_NBYTES_MAX:
+                self._check_received()
+
+    def _check_received(self) -> None:
+        """The parser keeps a header, or a line of a chunked body, until it is complete."""
+        if self._in_head:
+            self._fail(431, "request head is too large")
+        elif self._received_nbytes > limits.HTTP_HEAD_NBYTES_MAX + 8 * limits.HTTP_BODY_NBYTES_MAX:
+            self._fail(413, "request is too large")
 
     def pause_writing(self) -> None:
         self._write_paused = True
@@ -155,7 +158,7 @@ class HttpConnection(asyncio.Protocol):
         self._write_paused = False
         drained, self._on_drained = self._on_drained, None
         if drained is not None:
-            self._cancel_deadline()
+            self._cancel_send_deadline()
             drained()
 
     def eof_received(self) -> bool:
@@ -204,7 +207,7 @@ class HttpConnection(asyncio.Protocol):
             return
         self._on_drained = drained
         self._left_nbytes = self._transport.get_write_buffer_size()
-        self._set_deadline(limits.STALL_SECONDS_MAX, self._check_progress)
+        self._watch_sending()
 
     def end(self) -> None:
         """All pieces were sent."""
@@ -243,9 +246,14 @@ class HttpConnection(asyncio.Protocol):
 
     # ------------------------------------------------------------------ deadlines
 
-    def _set_deadline(self, seconds: float, late: Callable[[], None]) -> None:
-        self._cancel_deadline()
-        self._deadline = self.loop.call_later(seconds, late)
+    def _watch_sending(self) -> None:
+        self._cancel_send_deadline()
+        self._send_deadline = self.loop.call_later(limits.STALL_SECONDS_MAX, self._check_progress)
+
+    def _cancel_send_deadline(self) -> None:
+        if self._send_deadline is not None:
+            self._send_deadline.cancel()
+            self._send_deadline = None
 
     def _cancel_deadline(self) -> None:
         if self._deadline is not None:
@@ -264,15 +272,22 @@ class HttpConnection(asyncio.Protocol):
             self.abort()
             return
         self._left_nbytes = left
-        self._set_deadline(limits.STALL_SECONDS_MAX, self._check_progress)
+        self._watch_sending()
 
     # ------------------------------------------------------------------ the parser calls back
 
     def on_message_begin(self) -> None:
+        self._in_request = True
+        self._cancel_deadline()
+        self._deadline = self.loop.call_later(limits.STALL_SECONDS_MAX, self._late)
         self._request = HttpRequest()
         self._body = []
         self._body_nbytes = 0
         self._chunked = self._sized = False
+        self._in_head = True
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
 
     def on_url(self, url: bytes) -> None:
         self._request.target += url
@@ -308,7 +323,7 @@ class HttpConnection(asyncio.Protocol):
         request.keep_alive = self._parser.should_keep_alive()
         request.body = b"".join(self._body)
         self._in_request = False
-        self._head_nbytes = 0
+        self._received_nbytes = 0
         self._cancel_deadline()
         if self._current is None:
             self._current = request

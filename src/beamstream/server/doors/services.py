@@ -71,7 +71,7 @@ class Services:
         """Name of a door -> its port, once it listens."""
 
     def address(self, door: str, local_host: str) -> str:
-        """Where a client that reached this node at `local_host` finds a door (decision 13)."""
+        """Where a client that reached this node at `local_host` finds a door."""
         host, port = self.advertise or local_host, self.ports[door]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
