@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,17 @@ def seed() -> int:
     seed = int(text) if text else secrets.randbelow(10**6)
     print(f"FAULT_SEED={seed}")
     return seed
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory, if there is such a file system: thousands of states are laid there."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=memory, prefix="beamstream-faults-") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from .power_loss import toy
 from .power_loss.disk import PAGE_NBYTES, Answer, Disk, Model, Op, RecordingError, Style, load
-from .power_loss.recording import Recording, image_of
-from .power_loss.replay import Report, differences, final_image, replay
+from .power_loss.recording import Recording, differences, image_of
+from .power_loss.replay import Report, replay
 
 MESSAGES = 8
 DATABASE = ("database", "no record")
@@ -49,11 +49,11 @@ def run(recording: Recording, model: Model, folder: Path) -> Report:
 
 
 @pytest.mark.parametrize("mode", toy.MODES)
-def test_right_and_wrong_orders_are_told_apart(library: Path, tmp_path: Path, mode: str) -> None:
-    recording = record_toy(library, tmp_path, mode)
+def test_right_and_wrong_orders_are_told_apart(library: Path, scratch: Path, mode: str) -> None:
+    recording = record_toy(library, scratch, mode)
     ops = recording.ops()
-    assert differences(final_image(recording, ops), image_of(recording.root)) == []
-    ext4, strict = (run(recording, model, tmp_path) for model in Model)
+    assert differences(recording.final_image(ops), image_of(recording.root)) == []
+    ext4, strict = (run(recording, model, scratch) for model in Model)
     print(mode, ext4, strict, sep="\n")
     assert min(ext4.states, strict.states) > 10 * MESSAGES
     if toy.MODES[mode]:
@@ -127,7 +127,7 @@ def test_the_recorder_misses_no_call(library: Path, tmp_path: Path) -> None:
     ops = recording.ops()
     real = image_of(recording.root)
     assert set(real.files) == {f"{recording.root}/four", f"{recording.root}/a/log"}
-    assert differences(final_image(recording, ops), real) == []
+    assert differences(recording.final_image(ops), real) == []
     disk = Disk(str(recording.root), Model.STRICT, recording.start)
     for op in ops:
         disk.feed(op)
@@ -145,7 +145,34 @@ def test_what_cannot_be_followed_is_refused(library: Path, tmp_path: Path) -> No
     code = "import os,sys; os.symlink('x', sys.argv[1] + '/link')"
     subprocess.run([sys.executable, "-c", code, str(root)], env=recording.env, check=True)
     with pytest.raises(RecordingError, match="symbolic link"):
-        final_image(recording, recording.ops())
+        recording.final_image(recording.ops())
+
+
+def test_what_a_kill_kept_from_the_log_is_added(library: Path, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    recording = Recording(library, root, tmp_path / "log")
+    code = (
+        "import os,sys; r=sys.argv[1];"
+        "[open(f'{r}/{n}','w').write(n) for n in ('kept','moved','gone','longer','shorter')]"
+    )
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, str(root)], env=recording.env, check=True
+    )
+    with recording.log.open("ab") as log:
+        log.write(Op("C", f"{recording.root}/torn", "", 0, 0, b"").encode()[:-2])
+    (root / "folder").mkdir()
+    (root / "moved").rename(root / "folder" / "moved")
+    (root / "gone").unlink()
+    (root / "new").write_bytes(b"new")
+    (root / "longer").write_bytes(b"longer than before")
+    (root / "shorter").write_bytes(b"s")
+    recording.killed()
+    ops = recording.ops()
+    assert differences(recording.final_image(ops), image_of(recording.root)) == []
+    assert ops[-1].kind == "U"
+    recording.killed()
+    assert recording.ops() == ops
 
 
 def test_io_uring_is_not_to_be_had(library: Path, tmp_path: Path) -> None:
@@ -158,6 +185,8 @@ def test_io_uring_is_not_to_be_had(library: Path, tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------------- the model
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 ROOT = "/r"
 
@@ -270,6 +299,23 @@ def test_every_page_is_the_old_or_the_new_one(
             assert torn[at : at + PAGE_NBYTES] in {
                 content[at : min(at + PAGE_NBYTES, len(torn))] for content in possible
             }
+
+
+@given(
+    st.builds(
+        Op,
+        st.sampled_from("CWTFBSRLUDEAX"),
+        TEXT,
+        TEXT,
+        st.integers(0, 2**64 - 1),
+        st.integers(0, 2**64 - 1),
+        st.binary(max_size=50),
+    ),
+    st.integers(1, 30),
+)
+def test_a_record_is_read_as_it_was_written(one: Op, cut: int) -> None:
+    assert load(one.encode()) == [one]
+    assert load(one.encode() * 2 + one.encode()[:-cut]) == [one, one]
 
 
 @given(st.binary(max_size=200))

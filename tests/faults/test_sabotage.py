@@ -42,9 +42,9 @@ CAUGHT_BY_POWER_LOSS = {
 
 @pytest.mark.parametrize("fault", CAUGHT_BY_POWER_LOSS, ids=lambda fault: fault.__name__)
 def test_power_cuts_tell(
-    library: Path, tmp_path: Path, seed: int, fault: Callable[[], None]
+    library: Path, scratch: Path, seed: int, fault: Callable[[], None]
 ) -> None:
-    workload = record_node(library, tmp_path, seed, messages=3, **sabotaged(fault))
+    workload = record_node(library, scratch, seed, messages=3, **sabotaged(fault))
     model, kinds = CAUGHT_BY_POWER_LOSS[fault]
     report = replay_node(workload, model, seed, stop_at_bad=30)
     assert kinds & report.kinds.keys(), str(report)

@@ -103,7 +103,7 @@ def test_oversize_requests(doors: Doors, request_text: str, status: int) -> None
         with contextlib.suppress(ConnectionError):
             assert http.answer().status in (status, 400)
         assert http.closed()
-    assert doors.node.rss_nbytes() - rss < 2**20
+    assert doors.node.rss_nbytes() - rss < 4 * 2**20
 
 
 def test_chunks_without_end(doors: Doors) -> None:

@@ -75,6 +75,7 @@ def test_peers_that_fall_silent(hurried: Doors, source: str) -> None:
     idle_receiver, idle_http = hurried.receiver(source), hurried.http()
     idle_data = Tcp(parse_address(record["source"]))
     assert idle_http.get(f"{hurried.base()}/size{hurried.query()}").status == 200
+    assert idle_data.fetch(record["buf_id"], 1)[1] == b"x"
 
     login = [hurried.tcp() for _ in range(3)]
     login[1].send(header(AUTHORIZE, 0, 0, 100)[:1000])

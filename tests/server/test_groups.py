@@ -320,3 +320,13 @@ def test_the_position_by_id_is_written_when_it_moved() -> None:
 def test_unacknowledged_ids() -> None:
     pairs = [(10, 1), (20, 2), (30, 3)]
     assert list(unacknowledged(pairs, RangeSet([(2, 3)]))) == [10, 30]
+
+
+def test_what_was_acknowledged_meanwhile_is_neither_given_back_nor_written_as_done() -> None:
+    group = GroupStream()
+    delivery = group.next(0.0, 1)
+    assert delivery is not None
+    assert group.acknowledge(1)
+    assert not group.give_back(delivery)
+    assert group.acked.to_tuple() == ((1, 2),)
+    assert not group.dirty

@@ -126,6 +126,25 @@ def test_who_stops_reading_is_cut_off(monkeypatch: pytest.MonkeyPatch, ahead: by
     run(test)
 
 
+def test_half_a_request_is_cut_off_also_when_an_answer_left_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "STALL_SECONDS_MAX", 0.5)
+
+    async def test(hall: Hall, client: Client) -> None:
+        client.send(get("/big"))
+        await client.reader.readuntil(b"\r\n\r\n")
+        client.send(b"GET /ha")
+        while not next(iter(hall.connections))._in_request:
+            await asyncio.sleep(0)
+        assert await client.reader.readexactly(hall.big.nbytes) == hall.big
+        await hall.drained
+        hall.owed.pop().end()
+        assert await client.ended() == b""
+
+    run(test)
+
+
 def test_connections_are_bounded() -> None:
     async def test(hall: Hall, client: Client) -> None:
         others = [await hall.connect() for _ in range(2)]

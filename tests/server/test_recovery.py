@@ -45,6 +45,7 @@ def test_a_killed_node_is_cleaned_up_after(tmp_path: Path) -> None:
     (tmp_path / "core/raw/a/folder").mkdir()
     (tmp_path / "core/raw/a/link").symlink_to("orphan")
     with journal.open("ab") as file:
+        file.write(b'{"beamtime":"\xff","root":"/x","below":""}\n')
         file.write(b'{"beamtime":"bt1","root":"/x","below":"\xc3')
     found = recover(journal, catalog)
     report(found)

@@ -319,3 +319,23 @@ def test_a_group_may_wait_for_a_stream_that_does_not_exist(expected: int) -> Non
     assert feed.view.exists
     assert feed.view.datasets == bool(expected)
     assert len(feed.visible_items()) == 1
+
+
+def test_blocks_of_records_grow_with_their_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "RECENT_RECORDS_MAX", 0)
+    feed = Feed()
+    for id in range(1, 200):
+        feed.all_at_once(put(id))
+        for item in (
+            feed.streams.item(feed.view, id),
+            feed.streams.item_by_id(feed.view, id, near_seq=id),
+            feed.streams.item_by_id(feed.view, id, near_seq=id + 1),
+        ):
+            assert item is not None
+            assert item.id == id
+    monkeypatch.setattr(limits, "RECENT_RECORDS_MAX", 128)
+    for id in (1, 70, 130, 199, 1):
+        item = feed.streams.item(feed.view, id)
+        assert item is not None
+        assert item.id == id
+    assert len(feed.streams._blocks) <= 3

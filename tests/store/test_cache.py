@@ -278,7 +278,9 @@ def test_a_discarded_slot_is_used_again_at_once() -> None:
     second = held(cache, "bt", 700)
     assert second.offset == first.offset
     assert second.generation != first.generation
-    held(cache, "bt", 64)
+    small = held(cache, "bt", 64)
+    cache.discard(small)
+    assert held(cache, "bt", 64).offset == small.offset
     cache.discard(second)
     assert second.alive, "it lies behind another one and goes when its turn comes"
     assert held(cache, "bt", 700).alive

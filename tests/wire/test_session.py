@@ -58,11 +58,18 @@ def sents() -> st.SearchStrategy[Sent]:
     )
 
 
+def trusted(staging: int = limits.STAGING_NBYTES) -> ReceiverSession:
+    """The session of a peer that has logged in."""
+    session = ReceiverSession(staging)
+    session.trusted = True
+    return session
+
+
 class Shell:
     """Drives a session as a door does, and notes what comes out."""
 
     def __init__(self, sents: list[Sent], staging: int) -> None:
-        self.session = ReceiverSession(staging)
+        self.session = trusted(staging)
         self.todo = list(sents)
         self.seen: list[Seen] = []
         self.incoming: Incoming | None = None
@@ -192,9 +199,12 @@ def test_a_large_payload_is_received_where_it_will_live() -> None:
         ),
     ),
     st.lists(st.integers(0, 10_000), max_size=4),
+    st.booleans(),
 )
-def test_rubbish_is_an_error_of_the_peer_or_a_request(data: bytes, cuts: list[int]) -> None:
-    session = ReceiverSession()
+def test_rubbish_is_an_error_of_the_peer_or_a_request(
+    data: bytes, cuts: list[int], logged_in: bool
+) -> None:
+    session = trusted() if logged_in else ReceiverSession()
     try:
         for piece in split(data, cuts):
             view = memoryview(piece)
@@ -233,7 +243,7 @@ def test_rubbish_is_an_error_of_the_peer_or_a_request(data: bytes, cuts: list[in
 def test_sizes_are_checked_with_the_head(
     op: int, data_size: int, meta_size: int, accepted: bool
 ) -> None:
-    session = ReceiverSession()
+    session = trusted()
     head = pack_request(op, 1, data_size, meta_size, (DATA | 8, 0, 0), path="p", stream="s")
     session.want()[: len(head)] = head
     session.got(len(head))
@@ -246,9 +256,33 @@ def test_sizes_are_checked_with_the_head(
             session.next_event()
 
 
+@pytest.mark.parametrize(
+    ("op", "data_size", "meta_size", "accepted"),
+    [
+        (OpCode.AUTHORIZE, 0, limits.CREDENTIALS_NBYTES_MAX, True),
+        (OpCode.TRANSFER_DATA, 0, limits.CREDENTIALS_NBYTES_MAX, True),
+        (OpCode.TRANSFER_DATA, 0, limits.CREDENTIALS_NBYTES_MAX + 1, False),
+        (OpCode.TRANSFER_DATA, 1, 0, False),
+        (OpCode.TRANSFER_METADATA, 1, 0, False),
+    ],
+)
+def test_a_stranger_may_send_little_more_than_a_login(
+    op: int, data_size: int, meta_size: int, accepted: bool
+) -> None:
+    session = ReceiverSession()
+    head = pack_request(op, 1, data_size, meta_size, (DATA | 8, 0, 0), path="p", stream="s")
+    session.want()[: len(head)] = head
+    session.got(len(head))
+    if accepted:
+        session.next_event()
+    else:
+        with pytest.raises(TooLarge, match="announces"):
+            session.next_event()
+
+
 def waiting(payload: bytes, received: bytes = b"") -> tuple[ReceiverSession, Request]:
     """A session that has the head of a request, and the first bytes of its payload."""
-    session = ReceiverSession(REQUEST_NBYTES + 8)
+    session = trusted(REQUEST_NBYTES + 8)
     head = pack_request(OpCode.TRANSFER_DATA, 1, len(payload), 0, (DATA | 8, 0, 0), path="p")
     data = head + received
     session.want()[: len(data)] = data

@@ -101,7 +101,7 @@ def read_journal(journal: Path) -> Iterator[FolderNote]:
     for line in lines:
         try:
             note = msgspec.json.decode(line, type=FolderNote)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             continue
         if note not in seen:
             seen.add(note)

@@ -36,6 +36,12 @@ class Op(NamedTuple):
     b: int
     data: bytes
 
+    def encode(self) -> bytes:
+        """The record as the recorder writes it."""
+        path, other = self.path.encode(), self.other.encode()
+        head = _HEAD.pack(self.kind.encode(), len(path), len(other), self.a, self.b, len(self.data))
+        return head + path + other + self.data
+
 
 class Answer(NamedTuple):
     """Bytes that were sent on a socket: to which port, how many, and the first of them."""

@@ -14,14 +14,14 @@ from typing import NamedTuple
 import msgspec
 
 from .disk import Answer, Disk, Image, Model, Op, Style
-from .recording import Recording
+from .recording import Recording, is_scratch
+
+PARTS = 8
+"""Each pass over the operations looks at every so-many-th, so that a short run sees all of it."""
 
 Check = Callable[[Path, Sequence[Answer]], list[str]]
 """Looks at a folder as it is after a power cut, given the answers sent until then; returns what is
 wrong, each as ``"kind: details"``."""
-
-_SCRATCH = ("-shm",)
-"""SQLite's index of a log in shared memory is written by mmap and made anew after a crash."""
 
 
 class Report(msgspec.Struct):
@@ -32,15 +32,21 @@ class Report(msgspec.Struct):
     ops: int = 0
     answers: int = 0
     states: int = 0
-    passes: int = 0
+    passes: float = 0.0
     bad: int = 0
     seconds: float = 0.0
     kinds: Counter[str] = msgspec.field(default_factory=Counter)
     first: dict[str, str] = msgspec.field(default_factory=dict)
 
+    def ended(self, seconds: float | None, stop_at_bad: int) -> bool:
+        """Whether enough states have been checked."""
+        if self.bad >= stop_at_bad > 0:
+            return True
+        return self.passes >= 1 if seconds is None else self.seconds >= seconds
+
     def __str__(self) -> str:
         text = (
-            f"{self.model.value}: {self.ops} operations, {self.answers} answers, {self.passes} "
+            f"{self.model.value}: {self.ops} operations, {self.answers} answers, {self.passes:.1f} "
             f"passes, {self.states} states, {self.bad} bad (seed {self.seed}, "
             f"{self.states / max(self.seconds, 1e-9):.0f} states/s)"
         )
@@ -60,32 +66,24 @@ class State(NamedTuple):
 
 
 def states(
-    recording: Recording, ops: Sequence[Op], model: Model, styles: Sequence[Style], seed: int
+    recording: Recording,
+    ops: Sequence[Op],
+    model: Model,
+    styles: Sequence[Style],
+    rng: random.Random,
+    part: int = 0,
 ) -> Iterator[State]:
-    """All states after the first answer, in the order of the operations."""
-    rng = random.Random(seed)
+    """States after the first answer: after every `PARTS`-th operation, beginning with `part`."""
     disk = Disk(str(recording.root), model, recording.start)
+    count = 0
     for at, op in enumerate(ops, 1):
-        changed = disk.feed(op) and not op.path.endswith(_SCRATCH)
+        changed = disk.feed(op) and not is_scratch(op.path)
         if not disk.answers or not (changed or op.kind == "A"):
             continue
-        for style in styles:
-            yield State(at, style, disk.image(style, rng), disk.answers)
-
-
-def final_image(recording: Recording, ops: Sequence[Op]) -> Image:
-    """What the recording says the folder is like at its end, without any loss."""
-    disk = Disk(str(recording.root), Model.EXT4, recording.start)
-    for op in ops:
-        disk.feed(op)
-    return disk.image(Style.ALL, random.Random(0))
-
-
-def differences(seen: Image, real: Image) -> list[str]:
-    """Paths that differ: empty, if the recorder has missed nothing."""
-    paths = {path for path in seen.files.keys() | real.files.keys() if not path.endswith(_SCRATCH)}
-    wrong = [path for path in paths if seen.files.get(path) != real.files.get(path)]
-    return sorted(wrong) + sorted(seen.folders ^ real.folders)
+        count += 1
+        if count % PARTS == part:
+            for style in styles:
+                yield State(at, style, disk.image(style, rng), disk.answers)
 
 
 class Bench:
@@ -100,7 +98,7 @@ class Bench:
         wanted = {
             self._there(path): content
             for path, content in image.files.items()
-            if not path.endswith(_SCRATCH)
+            if not is_scratch(path)
         }
         folders = {self._there(path) for path in image.folders} | {str(self.out)}
         for folder, _, names in os.walk(self.out, topdown=False):
@@ -148,29 +146,33 @@ def replay(
     *,
     out: Path,
     seed: int,
-    seconds: float = 0.0,
+    seconds: float | None = None,
     stop_at_bad: int = 0,
 ) -> Report:
-    """Check every state after the first answer, then random ones until `seconds` have passed.
+    """Check the states after each operation from the first answer on.
 
-    The first pass is always complete: nothing unsynced, everything, and two random subsets at each
-    operation. With `stop_at_bad`, return after so many bad states.
+    Nothing unsynced, everything, and two random subsets at each operation; then random ones again.
+    Ends when each operation had its turn or, if `seconds` are given, when they have passed. With
+    `stop_at_bad`, return after so many bad states.
     """
     report = Report(model, seed, len(ops), sum(op.kind == "A" for op in ops))
+    rng = random.Random(seed)
     began = time.monotonic()
     bench = Bench(out, recording.root)
-    styles = [Style.NONE, Style.ALL, Style.RANDOM, Style.RANDOM]
-    while not report.passes or report.seconds < seconds:
-        for state in states(recording, ops, model, styles, seed + report.passes):
+    every = [Style.NONE, Style.ALL, Style.RANDOM, Style.RANDOM]
+    part = 0
+    while not report.ended(seconds, stop_at_bad):
+        styles = every if part < PARTS else [Style.RANDOM] * 2
+        for state in states(recording, ops, model, styles, rng, part % PARTS):
             bench.lay(state.image)
             _note(report, state, check(out, state.answers), ops)
             report.seconds = time.monotonic() - began
-            if (report.passes and report.seconds >= seconds) or report.bad >= stop_at_bad > 0:
+            if report.ended(seconds, stop_at_bad):
                 break
-        report.passes += 1
-        if report.bad >= stop_at_bad > 0:
-            break
-        styles = [Style.RANDOM, Style.RANDOM]
+        else:
+            part += 1
+            report.passes = part / PARTS
+            report.seconds = time.monotonic() - began
     shutil.rmtree(out, ignore_errors=True)
     return report
 

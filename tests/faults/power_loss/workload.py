@@ -57,6 +57,7 @@ class Workload:
             self._killed = True
             node.kill()
             self._join(threads)
+            self.recording.killed()
             self._killed = False
         self._join(self._start(node))
         node.terminate()

@@ -62,6 +62,8 @@ class DataConnection(asyncio.BufferedProtocol):
         if not self._admission.enter(self):
             log.warning("too many connections", peer=self._address)
             self._transport.abort()
+            return
+        self._head = self._loop.call_later(limits.LOGIN_SECONDS_MAX, self._drop, "no request")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._admission.leave(self)
@@ -168,14 +170,15 @@ class DataConnection(asyncio.BufferedProtocol):
         self._stalled = self._loop.call_later(limits.STALL_SECONDS_MAX, self._check_progress)
 
     def _watch_head(self) -> None:
-        """Half a request must not stay half for ever."""
-        if self._head is not None:
-            self._head.cancel()
-            self._head = None
-        if self._filled and self._sending is None:
+        """Half a request must not stay half for ever, however slowly it grows."""
+        half = self._filled and self._sending is None
+        if half and self._head is None:
             self._head = self._loop.call_later(
                 limits.STALL_SECONDS_MAX, self._drop, "half a request"
             )
+        elif not half and self._head is not None:
+            self._head.cancel()
+            self._head = None
 
     def _drop(self, reason: str) -> None:
         log.warning("connection dropped", peer=self._address, reason=reason)

@@ -365,7 +365,9 @@ class IngestConnection(asyncio.BufferedProtocol):
         if self._closed:
             return
         member = f"{grant.token_id} {who.instance}"
-        if isinstance(folders, Error):
+        if isinstance(folders, NotFound):
+            self._reply(Code.AUTHORIZATION_ERROR, _not_authorized(str(folders)))
+        elif isinstance(folders, Error):
             self._reply(*_code_of(folders))
         elif not self._admission.join(member):
             self._reply(Code.INTERNAL_ERROR, "too many connections of one instance")
@@ -534,7 +536,8 @@ class IngestConnection(asyncio.BufferedProtocol):
             self._transport.abort()
             return
         self._stalled_at = self._seen_nbytes if owes else -1
-        self._deadline = self._loop.call_later(limits.STALL_SECONDS_MAX, self._watch)
+        # Looked at twice within the time: one that has just stopped has at least half of it.
+        self._deadline = self._loop.call_later(limits.STALL_SECONDS_MAX / 2, self._watch)
 
 
 _SAME_ID = "error: Bad request, message: already have record with same id"
@@ -542,7 +545,7 @@ _SAME_ID = "error: Bad request, message: already have record with same id"
 _BY_ERROR: tuple[tuple[type[Error], int, Callable[[Error], str]], ...] = (
     (BadToken, Code.AUTHORIZATION_ERROR, lambda error: _not_authorized(error.message)),
     (Denied, Code.AUTHORIZATION_ERROR, lambda error: _not_authorized(error.message)),
-    (NotFound, Code.AUTHORIZATION_ERROR, lambda error: _not_authorized(str(error))),
+    (NotFound, Code.WRONG_REQUEST, lambda error: _bad_request(error)),
     (BadInput, Code.WRONG_REQUEST, lambda error: _bad_request(error)),
     (IdConflict, Code.WRONG_REQUEST, lambda error: _SAME_ID),
     (Conflict, Code.WRONG_REQUEST, lambda error: _bad_request(error)),

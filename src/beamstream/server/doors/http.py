@@ -82,6 +82,7 @@ class HttpConnection(asyncio.Protocol):
         # Of the request that is being received.
         self._request = HttpRequest()
         self._received_nbytes = 0
+        self._head_nbytes = 0
         self._in_head = True
         self._body: list[bytes] = []
         self._body_nbytes = 0
@@ -112,6 +113,8 @@ class HttpConnection(asyncio.Protocol):
         if not self._admission.enter(self):
             self._transport.write(_head(503, "text/plain", 0, False))
             self._transport.close()
+            return
+        self._deadline = self.loop.call_later(limits.LOGIN_SECONDS_MAX, self._late)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closing = True
@@ -137,7 +140,12 @@ class HttpConnection(asyncio.Protocol):
             else:
                 self._fail(400, f"bad request: {error}")
         except httptools.HttpParserUpgrade:
-            self._fail(400, "upgrades are not supported")
+            # The parser stops behind a request that asks for another protocol, which was answered.
+            if self._in_request:
+                self._fail(400, "upgrades are not supported")
+            else:
+                self._closing = True
+                self._transport.close()
         except _Refused as refused:
             self._fail(refused.status, refused.text)
         else:
@@ -281,6 +289,7 @@ class HttpConnection(asyncio.Protocol):
         self._cancel_deadline()
         self._deadline = self.loop.call_later(limits.STALL_SECONDS_MAX, self._late)
         self._request = HttpRequest()
+        self._head_nbytes = 0
         self._body = []
         self._body_nbytes = 0
         self._chunked = self._sized = False
@@ -288,6 +297,8 @@ class HttpConnection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        if self._parser.get_http_version() not in ("1.0", "1.1"):
+            raise _Refused(505, "HTTP/1.1 is spoken here")
 
     def on_url(self, url: bytes) -> None:
         self._request.target += url
@@ -295,6 +306,9 @@ class HttpConnection(asyncio.Protocol):
             raise _Refused(414, "request line is too long")
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        self._head_nbytes += len(name) + len(value)
+        if self._head_nbytes > limits.HTTP_HEAD_NBYTES_MAX:
+            raise _Refused(431, "request head is too large")
         key = name.lower()
         if key == b"content-length":
             if self._sized or self._chunked:
