@@ -60,7 +60,7 @@ def test_a_kill_on_the_answer_tells_of_an_early_one(tmp_path: Path, seed: int) -
 
 
 def test_random_kills_tell_of_an_early_answer(tmp_path: Path, seed: int) -> None:
-    verdict = _random_kills(tmp_path, seed, sabotage.answers_on_arrival, kills=4)
+    verdict = _random_kills(tmp_path, seed, sabotage.answers_on_arrival, kills=10)
     assert verdict.counts["lost"], str(verdict)
 
 

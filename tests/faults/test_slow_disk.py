@@ -17,7 +17,7 @@ from .raw import CACHE_MODE, RawProducer, Target
 pytestmark = pytest.mark.system
 
 PUTS = 1500
-ROUNDS = 8
+ROUNDS = 6
 SYNCS = "fdatasync,fsync"
 
 
@@ -32,11 +32,6 @@ def cache_only_p99_s(target: Target, stream: str) -> float:
             times.append(time.perf_counter() - began)
             assert reply.code == Code.SUCCESS, reply
     return sorted(times)[round(0.99 * PUTS) - 1]
-
-
-def best_p99_s(target: Target, prefix: str) -> float:
-    """The best of a few rounds: other programs of this machine disturb a single one."""
-    return min(cache_only_p99_s(target, f"{prefix} {round}") for round in range(ROUNDS))
 
 
 class DiskSender:
@@ -80,23 +75,30 @@ def wrapped(strace: str, *inject: str) -> list[str]:
 
 @pytest.mark.timeout(300)
 def test_cache_only_traffic_does_not_wait_for_a_slow_disk(tmp_path: Path, strace: str) -> None:
-    with NodeProcess(tmp_path / "fast", cache="64MiB", wrap=wrapped(strace)) as node:
-        target = Target(node)
-        cache_only_p99_s(target, "warm")
-        own = best_p99_s(target, "alone")
-    slow = wrapped(strace, "-e", f"inject={SYNCS}:delay_enter=1s")
-    with NodeProcess(tmp_path / "slow", cache="64MiB", wrap=slow, start_s=120) as node:
-        target = Target(node)
-        cache_only_p99_s(target, "warm")
-        alone = best_p99_s(target, "alone")
-        sender = DiskSender(target)
+    slowed = wrapped(strace, "-e", f"inject={SYNCS}:delay_enter=1s")
+    own, alone, beside = [], [], []
+    with (
+        NodeProcess(tmp_path / "fast", cache="64MiB", wrap=wrapped(strace)) as fast_node,
+        NodeProcess(tmp_path / "slow", cache="64MiB", wrap=slowed, start_s=120) as slow_node,
+    ):
+        fast, slow = Target(fast_node), Target(slow_node)
+        for target in (fast, slow):
+            cache_only_p99_s(target, "warm")
+        # In turn, and the best of some: what else this machine does hits both.
+        for number in range(ROUNDS):
+            own.append(cache_only_p99_s(fast, f"alone {number}"))
+            alone.append(cache_only_p99_s(slow, f"alone {number}"))
+        sender = DiskSender(slow)
         sender.start()
-        beside = best_p99_s(target, "beside")
+        for number in range(ROUNDS):
+            own.append(cache_only_p99_s(fast, f"beside {number}"))
+            beside.append(cache_only_p99_s(slow, f"beside {number}"))
         sender.stop()
     print(
-        f"cache-only p99: {own * 1e3:.2f} ms, with a slow disk {alone * 1e3:.2f} ms, beside "
-        f"a producer that waits for it {beside * 1e3:.2f} ms; its puts: {sender.times}"
+        f"cache-only p99: {min(own) * 1e3:.2f} ms, with a slow disk {min(alone) * 1e3:.2f} ms, "
+        f"beside a producer that waits for it {min(beside) * 1e3:.2f} ms; its puts took "
+        f"{[round(time, 1) for time in sender.times]} s"
     )
     assert min(sender.times) > 1.0, "the disk was not slow"
-    assert alone <= 2 * own
-    assert beside <= 2 * own
+    assert min(alone) <= 2 * min(own)
+    assert min(beside) <= 2 * min(own)

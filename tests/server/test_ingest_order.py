@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from beamstream.errors import (
 from beamstream.model import Dataset, Level
 from beamstream.server.messages import Answer
 from beamstream.store import catalog as ops
+from beamstream.store.catalog import Op, Result
 
 levels = pytest.mark.parametrize("durability", list(Level))
 
@@ -189,7 +191,7 @@ def test_a_fault_while_recording_is_answered(tmp_path: Path) -> None:
     async def test(hall: Hall) -> None:
         apply = hall.catalog.apply
 
-        def breaks(beamtime: str, batch: object) -> list[ops.Result]:
+        def breaks(beamtime: str, ops: Sequence[Op]) -> list[Result]:
             raise ZeroDivisionError
 
         hall.catalog.apply = breaks  # type: ignore[method-assign]

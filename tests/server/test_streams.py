@@ -68,9 +68,8 @@ class Feed:
         def then(error: Error | None) -> None:
             self.answers.append((stored.seq, error))
 
-        skip = isinstance(op, ops.Skip)
-        record = None if skip else record_of(op, stored.seq, stored.id)
-        count = op.hi - op.lo if skip else 1
+        record = record_of(op, stored.seq, stored.id) if isinstance(op, ops.Put) else None
+        count = op.hi - op.lo if isinstance(op, ops.Skip) else 1
         return lambda: self.streams.show(
             self.view, stored.stream, stored.seq, stored.id, record, then, count
         )

@@ -9,7 +9,7 @@ import resource
 import signal
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -337,17 +337,17 @@ def test_a_disk_that_fails_at_the_end_leaves_nothing(
     file = NewFile(root, "raw/f", sync=True)
     monkeypatch.setattr(os, call, fails)
     with pytest.raises(NoSpace, match="raw/f"):
-        (file.write if call == "write" else file.commit)(*ARGUMENTS[call])
+        END[call](file)
     monkeypatch.undo()
     file.abort()
     assert failed
     assert not [name for name in files(root) if PART_PREFIX in name]
 
 
-ARGUMENTS: dict[str, tuple[object, ...]] = {
-    "write": (memoryview(b"data"),),
-    "fdatasync": (digest_of(b""), 0),
-    "close": (digest_of(b""), 0),
+END: dict[str, Callable[[NewFile], object]] = {
+    "write": lambda file: file.write(memoryview(b"data")),
+    "fdatasync": lambda file: file.commit(digest_of(b""), 0),
+    "close": lambda file: file.commit(digest_of(b""), 0),
 }
 
 

@@ -111,6 +111,9 @@ class Node:
                 self._loop.create_task(self._write_behind()),
                 self._loop.create_task(self._refresh()),
             ]
+            self._threads.submit(
+                recovery.list_orphans, self._recovered, self._journal, self._catalog, self._began_ns
+            )
             log.info("ready", version=__version__, boot=self._boot, data=str(self._folder.path))
             await asyncio.to_thread(on_ready, settings)
             await stop.wait()
@@ -127,11 +130,13 @@ class Node:
     def _build(self, loop: asyncio.AbstractEventLoop) -> None:
         settings, folder = self._settings, self._folder
         self._loop = loop
+        self._began_ns = time.time_ns()
         self._registry = Registry(folder.node_db)
         self._boot = self._registry.new_boot(time.time_ns(), __version__)
         self._catalog: Catalog = SqliteCatalog(folder.catalog)
         journal = folder.path / "folders.journal"
-        recovery.report(recovery.recover(journal, self._catalog))
+        self._recovered = recovery.clean_up(journal)
+        self._journal = journal
         self._roots = Roots(journal)
         self._cache = Cache(self._arenas.views, _BufIds())
         self._stats = Stats()
@@ -251,6 +256,7 @@ class Node:
     def _close(self) -> None:
         self._services.ingest.close()
         self._threads.shutdown()
+        self._roots.forget_notes()
         self._maintenance.close()
         self._commits.close()
         for beamtime in self._catalog.opened():

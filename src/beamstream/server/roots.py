@@ -71,6 +71,10 @@ class Roots:
                 hint="free some space; sending again will work",
             )
 
+    def forget_notes(self) -> None:
+        """All files that were begun have ended: nothing needs to be looked for after this run."""
+        os.ftruncate(self._journal, 0)
+
     def close(self) -> None:
         for opened in self._open.values():
             opened.close()

@@ -186,13 +186,19 @@ class StreamedFile:
             if last:
                 self._commit()
                 return
-        except Error as error:
-            self._error = error
+        except Exception as error:
+            self._error = error if isinstance(error, Error) else self._unexpected()
             if last:
                 self._remove()
-                self._ingest.failed(put, error)
+                self._ingest.failed(put, self._error)
                 return
         self._loop.call_soon_threadsafe(self._written)
+
+    def _unexpected(self) -> StorageError:
+        """Called while an exception is handled that is a fault of ours."""
+        name = self._put.message.name
+        log.exception("unexpected: a file could not be written", name=name)
+        return StorageError(f"file {name!r} could not be written")
 
     def _commit(self) -> None:
         digest = self._hasher.digest()

@@ -41,7 +41,8 @@ def payload_nbytes(seed: int, id: int, lo: int, hi: int) -> int:
     True
     """
     word = int(np.random.SFC64([seed, id, 1]).random_raw(1)[0])
-    return min(hi, max(lo, round(lo * (hi / lo) ** (word / 2**64))))
+    share: float = (hi / lo) ** (word / 2**64)
+    return min(hi, max(lo, round(lo * share)))
 
 
 def metadata(seed: int, id: int) -> dict[str, Any]:
