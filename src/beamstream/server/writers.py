@@ -1,6 +1,6 @@
 """Writes payloads into their files, in threads.
 
-Small payloads share one thread that takes all that are waiting at once: handing each to a thread
+Small payloads share two threads that take all that are waiting at once: handing each to a thread
 of its own would cost more than writing it. Large ones are written side by side; larger than what
 the cache takes, they are written as they come.
 """
