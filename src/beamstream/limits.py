@@ -170,3 +170,6 @@ EXPIRE_SECONDS: Final = 3_600.0
 
 WRITE_BEHIND_SECONDS: Final = 0.02
 """Positions of groups are written at most this often, however often something is committed."""
+
+REREAD_IDS_MAX: Final = 100_000
+"""Ids below a group's position that are looked through for open ones after a start."""

@@ -88,7 +88,32 @@ class Deliveries:
                 self._make_room(view)
             state = self._catalog.group(view.beamtime, name, view.source, view.name)
             found = view.groups[name] = GroupStream(state)
+            found.id_position = self._read_upto(view, found)
         return found
+
+    def _read_upto(self, view: View, group: GroupStream) -> int:
+        """The position by id of a group that was just loaded: below all that is open.
+
+        It was written behind past messages whose leases only the last run knew.
+        """
+        position = group.id_position
+        if not position or not view.no:
+            return position
+        if view.in_order:
+            item = self._streams.item(view, group.skip_taken(1))
+            return min(position, item.id - 1) if item is not None else position
+        lowest = position + 1
+        for lo, hi in group.open_ranges(view.visible_seq):
+            # What lies behind the newest message that was handed out is looked at by id, below.
+            if hi <= view.visible_seq:
+                items = self._catalog.items_by_seq(view.beamtime, view.no, lo, hi)
+                lowest = min(lowest, min((item.id for item in items), default=lowest))
+        lo = max(1, position - limits.REREAD_IDS_MAX)
+        pairs = self._catalog.ids(
+            view.beamtime, view.no, lo, position + 1, limits.REREAD_IDS_MAX + 1
+        )
+        is_open = (id for id, seq in pairs if seq <= view.visible_seq and group.is_open(seq))
+        return min(lowest, next(is_open, lowest)) - 1
 
     # ------------------------------------------------------------------ next
 

@@ -159,6 +159,10 @@ class GroupStream:
         """The first seq from `seq` on that is open."""
         return self._taken.first_gap(seq)
 
+    def open_ranges(self, last_seq: int) -> Ranges:
+        """The seqs up to `last_seq` that are open."""
+        return tuple(self._taken.gaps(1, last_seq + 1))
+
     def leased(self) -> int:
         return len(self._pending)
 

@@ -19,6 +19,7 @@ from beamstream import limits
 from beamstream.errors import StorageError
 from beamstream.model import PART_PREFIX
 from beamstream.server.roots import FolderNote, read_journal
+from beamstream.store.beneath import sync_path
 from beamstream.store.catalog import Catalog
 from beamstream.store.files import remove_parts, storage_error
 
@@ -105,6 +106,7 @@ def _append(journal: Path, last: Path) -> None:
         file.write(b"\n" + journal.read_bytes() + b"\n")
         file.flush()
         os.fsync(file.fileno())
+    sync_path(last)
     journal.unlink()
 
 

@@ -17,6 +17,7 @@ from beamstream import limits
 from beamstream.errors import NoSpace
 from beamstream.model import Root
 from beamstream.server.beamtimes import BeamtimeFolders
+from beamstream.store.beneath import sync_path
 from beamstream.store.files import RootFolder, storage_error
 
 
@@ -38,6 +39,7 @@ class Roots:
         self._journal = os.open(
             journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640
         )
+        sync_path(journal)
 
     def folder(self, folders: BeamtimeFolders, root: int, name: str) -> RootFolder:
         """The root folder for writing the file `name`, whose folder is noted before."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from pathlib import Path
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _SYS_OPENAT2 = 437
@@ -86,6 +87,22 @@ def make_folders(folder: int, path: str, *, sync: bool) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def sync_path(path: Path) -> None:
+    """Sync the folders that lead to `path`, so that its name survives a power cut.
+
+    Folders that this user may not read were there before and are left out.
+    """
+    for folder in path.absolute().parents:
+        try:
+            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except PermissionError:
+            continue
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 def rename_new(folder: int, old: str, new: str) -> None:

@@ -24,7 +24,7 @@ import xxhash
 
 from beamstream.errors import BadName, Corrupt, DataLost, NameConflict, NoSpace, StorageError
 from beamstream.model import PART_PREFIX
-from beamstream.store.beneath import make_folders, open_beneath, rename_new
+from beamstream.store.beneath import make_folders, open_beneath, rename_new, sync_path
 
 CHUNK_NBYTES = 1 << 20
 _PART = re.compile(re.escape(PART_PREFIX) + "[0-9a-f]{32}")
@@ -65,12 +65,15 @@ class RootFolder:
 
     _KEEP_S = 1.0
     _KEEP_MAX = 64
+    _SYNCED_MAX = 10_000
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._below: dict[str, OpenFolder] = {}
+        self._synced: set[str] = set()
         try:
             path.mkdir(parents=True, exist_ok=True)
+            sync_path(path)
             self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise storage_error(error, f"folder {path}") from error
@@ -88,10 +91,29 @@ class RootFolder:
             except FileNotFoundError:
                 fd = make_folders(self.fd, below, sync=sync)
         found = OpenFolder(fd)
+        if sync and below not in self._synced:
+            self._sync_chain(below)
         if len(self._below) >= self._KEEP_MAX:
             self._below.clear()
         self._below[below] = found
         return found
+
+    def _sync_chain(self, below: str) -> None:
+        """Sync the names of the folders that lead to `below`.
+
+        Whoever made them, a node that was killed or a thread just now, may not have done so yet.
+        """
+        os.fsync(self.fd)
+        parts = below.split("/")
+        for count in range(1, len(parts)):
+            fd = open_beneath(self.fd, "/".join(parts[:count]), os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        if len(self._synced) >= self._SYNCED_MAX:
+            self._synced.clear()
+        self._synced.add(below)
 
     def close(self) -> None:
         self._below.clear()
@@ -322,6 +344,12 @@ def remove_parts(folder: Path) -> int:
         if _PART.fullmatch(path.name) and path.is_file(follow_symlinks=False):
             os.unlink(path)
             count += 1
+    if count:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
     return count
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from beamstream.errors import NotFound, StorageError, StoreInUse
+from beamstream.store.beneath import sync_path
 
 KEY_NBYTES: Final = 32
 FOLDER_MODE: Final = 0o750
@@ -53,6 +54,7 @@ class DataFolder:
                 self.path.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
                 for folder in (self.catalog, self.beamtimes, self.beamlines):
                     folder.mkdir(FOLDER_MODE, exist_ok=True)
+                sync_path(self.catalog)
             except OSError as error:
                 raise StorageError(
                     f"cannot make the data folder {self.path}: {error.strerror}",
