@@ -277,3 +277,34 @@ def test_a_redelivery_is_counted_for_the_edge(tmp_path: Path) -> None:
         assert (edge.messages, edge.again, edge.delivered.total) == (2, 1, 2)
 
     run(tmp_path, test, put(1))
+
+
+def test_a_stream_has_not_ended_while_a_message_may_come_again(tmp_path: Path) -> None:
+    def test(desk: Desk) -> None:
+        assert desk.next(Terms(10.0, 1)) == 1
+        waiting = desk.found(Terms(10.0, 1))
+        assert isinstance(waiting, Nothing)
+        assert not waiting.finished
+        desk.now += 11
+        assert desk.next(Terms(10.0, 1)) == 1
+        desk.now += 11
+        ended = desk.found(Terms(10.0, 1))
+        assert isinstance(ended, Nothing)
+        assert ended.finished
+        assert ended.id == 1
+
+    run(tmp_path, test, put(1), ops.Finish(SOURCE, STREAM, 1, "", 99))
+
+
+@pytest.mark.parametrize("order", [(1, 2, 3, 4, 5), (2, 1, 3, 5, 4)])
+def test_leases_that_a_crash_took_are_handed_out_again_by_id(
+    tmp_path: Path, order: tuple[int, ...]
+) -> None:
+    def test(desk: Desk) -> None:
+        assert [desk.next(by_id=True) for _ in range(2)] == [1, 2]
+        assert [desk.next(Terms(60.0, 0), by_id=True) for _ in range(2)] == [3, 4]
+        desk.write_behind()
+        desk.restart()
+        assert [desk.next(by_id=True) for _ in range(4)] == [3, 4, 5, None]
+
+    run(tmp_path, test, *(put(id) for id in order))

@@ -338,18 +338,24 @@ def sync_folders(folders: Iterable[OpenFolder]) -> None:
 
 
 def remove_parts(folder: Path) -> int:
-    """Remove what unfinished writes left in a folder; return how many there were."""
+    """Remove what unfinished writes left in a folder; return how many there were.
+
+    The folder is synced in any case: a write that was just renamed would be unfinished again after
+    a power cut.
+    """
     count = 0
     for path in _entries(folder):
         if _PART.fullmatch(path.name) and path.is_file(follow_symlinks=False):
             os.unlink(path)
             count += 1
-    if count:
+    try:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+    except (FileNotFoundError, NotADirectoryError):
+        return count
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
     return count
 
 
