@@ -173,7 +173,7 @@ _BEAMTIME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PLAIN_PATH: Final = re.compile("[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 # Quotes, backslashes and control characters break the official clients of other people, who paste
 # names into JSON without escaping. U+202A … U+202E, U+2066 … U+2069 turn text around on a screen.
-_REFUSED: Final = re.compile("[\x00-\x1f\x7f\"\\\\\u0080-\u009f\u202a-\u202e\u2066-\u2069]")
+_REFUSED: Final = re.compile('[\x00-\x1f\x7f"\\\\\u0080-\u009f\u202a-\u202e\u2066-\u2069]')
 
 
 def check_beamtime(beamtime: str) -> str:
