@@ -180,7 +180,8 @@ def all_rows() -> list[Row]:
     rows += [Row(Kind.PUT, *at, mode=mode) for mode in Mode for at in grid]
     loads = (None, Load(KB, 2_000), Load(MB, 200), Load(KB, 0), Load(MB, 0))
     rows += [Row(Kind.NEXT, KB, 2, load=load) for load in loads]
-    rows += [Row(Kind.NEXT, KB, 1, with_data=True, load=load) for load in loads]
+    # Megabytes flat out push the payloads that are read out of the cache within a second.
+    rows += [Row(Kind.NEXT, KB, 1, with_data=True, load=load) for load in loads[:-1]]
     rows += [Row(Kind.WAIT, size) for size in WAIT_SIZES]
     return rows
 
