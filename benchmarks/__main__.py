@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 import tempfile
 import time
@@ -20,6 +19,7 @@ from typing import Final
 from beamstream.errors import Error
 from beamstream.testing.node import NodeProcess, UnexpectedLog
 from benchmarks import machine, report
+from benchmarks.files import empty
 from benchmarks.measure import QUICK, Bench, Figures, Times
 from benchmarks.plan import Row, all_rows, chosen_rows, in_order_of_measuring
 
@@ -63,7 +63,7 @@ class Run:
             self.problems.append(f"node at durability {durability}: {error}")
         finally:
             node.kill()
-            shutil.rmtree(data.parent, ignore_errors=True)
+            empty(data)
 
     def _measure(self, bench: Bench, row: Row, node: NodeProcess, repetition: int) -> None:
         try:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from beamstream.testing.node import NodeProcess
+from benchmarks.files import empty
 from benchmarks.plan import WAIT_RATE, Kind, Load, Mode, Row
 from benchmarks.workers import READY_SECONDS_MAX, Worker, WorkerFailed
 
@@ -136,7 +136,8 @@ class Bench:
             found = worker.result()
             found["node_cpu_s"] = node.cpu_s() - before
         if stored:
-            _remove_files(node, source)
+            for below in (node.data / "beamtimes").glob(f"*/processed/{source}"):
+                empty(below)
         return _figures(found)
 
     def _next(self, row: Row, node: NodeProcess) -> Figures:
@@ -282,8 +283,3 @@ def _figures(found: dict[str, Any]) -> Figures:
     if figures["count"] < 1 or figures["wall_s"] <= 0:
         raise WorkerFailed(f"nothing was measured: {found}")
     return figures
-
-
-def _remove_files(node: NodeProcess, source: str) -> None:
-    for folder in (node.data / "beamtimes").glob(f"*/processed/{source}"):
-        shutil.rmtree(folder)
