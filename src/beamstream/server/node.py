@@ -245,7 +245,11 @@ class Node:
         for admission in self._admissions.values():
             admission.stop()
         deadline = self._loop.time() + limits.DRAIN_SECONDS_MAX
-        while self._services.ingest.under_way and self._loop.time() < deadline:
+        http = self._admissions["http"]
+        while self._services.ingest.under_way or len(http):
+            if self._loop.time() > deadline:
+                log.warning("requests under way are given up", connections=len(http))
+                break
             await asyncio.sleep(0.01)
         self._commits.flush()
         for beamtime in self._deliveries.dirty_beamtimes():

@@ -78,6 +78,10 @@ class AsapoHandler:
         for task in self._tasks:
             task.cancel()
 
+    def stop(self) -> None:
+        """The node stops: a request that is held open is answered; transfers may end."""
+        self._nexts.stop()
+
     # ------------------------------------------------------------------ broker
 
     def _beamtime(self, call: Call, grant: Grant) -> str:

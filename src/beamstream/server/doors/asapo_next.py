@@ -49,6 +49,11 @@ class Nexts:
             self._held.release()
             self._held = None
 
+    def stop(self) -> None:
+        """The node stops: who waits is told that there is nothing."""
+        if self._held is not None:
+            self.try_held(self._held, last=True)
+
     def try_held(self, held: _Held, *, last: bool) -> None:
         """Something changed, or the time of a held request is over."""
         if self._held is not held:

@@ -43,6 +43,9 @@ class FrontHandler:
     def gone(self) -> None:
         self._asapo.gone()
 
+    def stop(self) -> None:
+        self._asapo.stop()
+
     def _document(self) -> dict[str, object]:
         ports = self._services.ports
         return {

@@ -45,6 +45,9 @@ class Handler(Protocol):
     def gone(self) -> None:
         """The peer closed the connection; an answer that is owed is not wanted any more."""
 
+    def stop(self) -> None:
+        """The node stops: answer soon what can be answered now."""
+
 
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 _HEADS: dict[tuple[int, str], bytes] = {}
@@ -178,7 +181,7 @@ class HttpConnection(asyncio.Protocol):
             self._transport.close()
         else:
             self._current.keep_alive = False
-            self._handler.gone()
+            self._handler.stop()
 
     @property
     def closing(self) -> bool:
