@@ -32,6 +32,7 @@ pytestmark = [pytest.mark.system, pytest.mark.official]
 
 STREAM = "s"
 WORKERS = 4
+ATTEMPTS = 5
 TRIES_MAX = 8
 SIZES = (1_000, 200_000)
 STORING = (
@@ -101,14 +102,25 @@ class Lab:
         command = [self.strace, "-f", "-p", str(self.node.pid), "-o", out]
         for expression in expressions:
             command += ["-e", expression]
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-            assert process.stderr is not None
-            line = process.stderr.readline()
+        process = self._attach(command)
+        with process:
             try:
-                assert "attached" in line, line
                 yield
             finally:
                 process.terminate()
+
+    @staticmethod
+    def _attach(command: list[str]) -> subprocess.Popen[str]:
+        """Start strace; again, if a thread ended just when it was to be attached."""
+        for _ in range(ATTEMPTS):
+            process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+            assert process.stderr is not None
+            line = process.stderr.readline()
+            if "attached" in line:
+                return process
+            process.kill()
+            process.communicate()
+        raise AssertionError(line)
 
     def calls_of_a_put(self, out: Path) -> Counter[str]:
         """The system calls of one put: for each, how often one thread makes it."""

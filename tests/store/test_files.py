@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from open_files import files_open
 
 from beamstream.errors import BadName, Corrupt, DataLost, Error, NameConflict, NoSpace, StorageError
 from beamstream.model import PART_PREFIX
@@ -44,13 +45,13 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RootFolder]
     elif not beneath._OPENAT2:
         pytest.skip("this kernel has no openat2")
     gc.collect()
-    fds = len(os.listdir("/proc/self/fd"))
+    fds = files_open()
     folder = RootFolder(tmp_path / "root")
     yield folder
     folder.close()
     patch.undo()
     gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == fds
+    assert files_open() == fds
 
 
 def write(root: RootFolder, name: str, data: bytes, sync: bool = False) -> bytes:
@@ -287,10 +288,10 @@ def test_a_folder_that_was_removed_is_made_again(root: RootFolder) -> None:
 
 
 def test_few_folders_are_kept_open(root: RootFolder) -> None:
-    fds = len(os.listdir("/proc/self/fd"))
+    fds = files_open()
     for number in range(200):
         write(root, f"d{number}/f", b"x")
-    assert len(os.listdir("/proc/self/fd")) <= fds + RootFolder._KEEP_MAX + 1
+    assert files_open() <= fds + RootFolder._KEEP_MAX + 1
 
 
 # ---------------------------------------------------------------------------- disks
