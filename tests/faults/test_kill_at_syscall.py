@@ -33,6 +33,7 @@ pytestmark = [pytest.mark.system, pytest.mark.official]
 STREAM = "s"
 WORKERS = 4
 ATTEMPTS = 5
+STRACE_SECONDS = 5.0
 TRIES_MAX = 8
 SIZES = (1_000, 200_000)
 STORING = (
@@ -108,6 +109,11 @@ class Lab:
                 yield
             finally:
                 process.terminate()
+                try:
+                    process.wait(STRACE_SECONDS)
+                except subprocess.TimeoutExpired:
+                    # It waits for a thread of the dead node that will never report.
+                    process.kill()
 
     @staticmethod
     def _attach(command: list[str]) -> subprocess.Popen[str]:
