@@ -34,6 +34,8 @@ STREAM = "s"
 WORKERS = 4
 ATTEMPTS = 5
 STRACE_SECONDS = 5.0
+# Worker threads of io_uring belong to the node and cannot be traced: strace would refuse.
+UNTRACED = {"UV_USE_IO_URING": "0"}
 TRIES_MAX = 8
 SIZES = (1_000, 200_000)
 STORING = (
@@ -66,7 +68,9 @@ class Lab:
     def __init__(self, folder: Path, strace: str, seed: int) -> None:
         self.strace = strace
         self.history = History(seed)
-        self.node = NodeProcess(folder / "data", cache="16MiB", durability="disk").start()
+        self.node = NodeProcess(
+            folder / "data", cache="16MiB", durability="disk", env=UNTRACED
+        ).start()
         self.target = Target(self.node)
         self.producer = Official("producer", self.target, 120_000)
         self._id = 0
