@@ -15,7 +15,7 @@ from beamstream import limits
 from beamstream.errors import AlreadyAcknowledged, BadInput, Error, TooMany
 from beamstream.model import Dataset, Item, Who
 from beamstream.server.commits import Commits
-from beamstream.server.groups import Delivery, GroupStream, Terms
+from beamstream.server.groups import Delivery, GroupStream, Terms, unacknowledged
 from beamstream.server.stats import Stats
 from beamstream.server.streams import Streams, View
 from beamstream.store import catalog as ops
@@ -283,9 +283,8 @@ class Deliveries:
         group = self.group(view, name)
         most = limits.UNACKNOWLEDGED_IDS_MAX
         pairs = self._catalog.ids(view.beamtime, view.no, id_from, id_to + 1, 2 * most)
-        found = [
-            id for id, seq in pairs if seq <= view.visible_seq and not group.acked.contains(seq)
-        ]
+        visible = ((id, seq) for id, seq in pairs if seq <= view.visible_seq)
+        found = list(unacknowledged(visible, group.acked))
         if len(found) > most or len(pairs) == 2 * most:
             raise TooMany(
                 f"more than {most} unacknowledged messages", hint="ask for a smaller range of ids"

@@ -96,13 +96,18 @@ def sync_path(path: Path) -> None:
     """
     for folder in path.absolute().parents:
         try:
-            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            sync_folder(folder)
         except PermissionError:
             continue
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+
+
+def sync_folder(folder: Path) -> None:
+    """Sync the names in a folder; raises OSError."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def rename_new(folder: int, old: str, new: str) -> None:

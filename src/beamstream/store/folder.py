@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from beamstream.errors import NotFound, StorageError, StoreInUse
-from beamstream.store.beneath import sync_path
+from beamstream.store.beneath import sync_folder, sync_path
 
 KEY_NBYTES: Final = 32
 FOLDER_MODE: Final = 0o750
@@ -139,7 +139,7 @@ class DataFolder:
             with contextlib.suppress(FileExistsError):
                 os.link(part, path)
             part.unlink()
-            _sync_folder(self.path)
+            sync_folder(self.path)
             return _checked_key(path)
         except OSError as error:
             if isinstance(error, StorageError):
@@ -182,11 +182,3 @@ def _write_new(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(fd)
-
-
-def _sync_folder(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
