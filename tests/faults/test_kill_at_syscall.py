@@ -34,6 +34,7 @@ STREAM = "s"
 WORKERS = 4
 ATTEMPTS = 5
 STRACE_SECONDS = 5.0
+DYING_SECONDS = 1.0
 # Worker threads of io_uring belong to the node and cannot be traced: strace would refuse.
 UNTRACED = {"UV_USE_IO_URING": "0"}
 TRIES_MAX = 8
@@ -74,6 +75,7 @@ class Lab:
         self.target = Target(self.node)
         self.producer = Official("producer", self.target, 120_000)
         self._id = 0
+        self._pause = threading.Event()
         self.send()[1].wait(60)
 
     def send(self) -> tuple[Call, threading.Event]:
@@ -104,10 +106,10 @@ class Lab:
     @contextlib.contextmanager
     def traced(self, out: str, *expressions: str) -> Iterator[None]:
         """Within it, strace watches all threads of the node."""
-        command = [self.strace, "-f", "-p", str(self.node.pid), "-o", out]
+        options = ["-o", out]
         for expression in expressions:
-            command += ["-e", expression]
-        process = self._attach(command)
+            options += ["-e", expression]
+        process = self._attach(options)
         with process:
             try:
                 yield
@@ -119,10 +121,11 @@ class Lab:
                     # It waits for a thread of the dead node that will never report.
                     process.kill()
 
-    @staticmethod
-    def _attach(command: list[str]) -> subprocess.Popen[str]:
-        """Start strace; again, if a thread ended just when it was to be attached."""
+    def _attach(self, options: list[str]) -> subprocess.Popen[str]:
+        """Start strace; again, if a thread or the node ended just when it was to be attached."""
         for _ in range(ATTEMPTS):
+            self._revive()
+            command = [self.strace, "-f", "-p", str(self.node.pid), *options]
             process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
             assert process.stderr is not None
             line = process.stderr.readline()
@@ -130,7 +133,21 @@ class Lab:
                 return process
             process.kill()
             process.communicate()
+            self._wait_for_death()
         raise AssertionError(line)
+
+    def _revive(self) -> None:
+        """Start the node if it is dead: a call after the answer may have been the one that killed."""
+        if not self.node.running:
+            self.history.fault("killed after the answer")
+            self.node.kill()
+            self.node.start()
+
+    def _wait_for_death(self) -> None:
+        """Give a node that was just killed the time to end: it cannot be traced any more."""
+        deadline = time.monotonic() + DYING_SECONDS
+        while self.node.running and time.monotonic() < deadline:
+            self._pause.wait(0.005)
 
     def calls_of_a_put(self, out: Path) -> Counter[str]:
         """The system calls of one put: for each, how often one thread makes it."""
@@ -153,7 +170,9 @@ class Lab:
         inject = f"inject={name}:signal=KILL:when={count}"
         with self.traced("/dev/null", f"trace={name}", inject):
             _, ended = self.send()
-            killed = self._first(ended)
+            self._wait_for_answer_or_death(ended)
+        # Only now: the call may also have come after the answer, while strace was let go.
+        killed = not self.node.running
         if killed:
             self.history.fault(f"killed before {name} {count}")
             self.node.kill()
@@ -161,14 +180,10 @@ class Lab:
         assert ended.wait(60), f"the producer was never answered after a kill before {point}"
         return killed
 
-    def _first(self, ended: threading.Event) -> bool:
-        """Wait until the message is answered or the node is dead; whether it is dead."""
+    def _wait_for_answer_or_death(self, ended: threading.Event) -> None:
         deadline = time.monotonic() + 60
-        while not ended.wait(0.005):
-            if not self.node.running:
-                return True
+        while not ended.wait(0.005) and self.node.running:
             assert time.monotonic() < deadline, "the put neither ends nor dies"
-        return not self.node.running
 
     def finish(self) -> None:
         self.node.restart(kill=True)
