@@ -141,6 +141,18 @@ WAL_RESTART_NBYTES: Final = 256 * MIB
 FILE_THREADS: Final = 8
 """Payload files written at once."""
 
+SEGMENT_NBYTES: Final = 256 * MIB
+"""A segment is closed and the next one begun at this size: what is read through after a crash."""
+
+SEGMENTS_UNSYNCED_MAX: Final = 4
+"""Segments that were appended to since the last sync, before an append waits for one."""
+
+SEGMENTS_READ_MAX: Final = 64
+"""Segments of a beamtime kept open for reading."""
+
+SEGMENT_DAMAGES_LISTED_MAX: Final = 1_000
+"""Damaged places of a segment that are named after a crash; the messages there fail one by one."""
+
 FOLDER_NOTES_MAX: Final = 100_000
 """Folders remembered as noted; beyond, they are noted again."""
 
@@ -173,3 +185,55 @@ WRITE_BEHIND_SECONDS: Final = 0.02
 
 REREAD_IDS_MAX: Final = 100_000
 """Ids below a group's position that are looked through for open ones after a start."""
+
+NATIVE_HEADER_NBYTES_MAX: Final = 8 * MIB
+"""Header of a native frame: columns of a batch, or a document of metadata."""
+
+NATIVE_BATCH_MAX: Final = 4_096
+"""Messages in one native frame: beyond, nothing becomes cheaper per message."""
+
+NATIVE_WINDOW_NBYTES: Final = 64 * MIB
+"""Payload that a native client may have on its way without receipts: some frames of any detector."""
+
+NATIVE_CHANNELS_MAX: Final = 1_024
+"""Writers and subscriptions of one native connection."""
+
+NATIVE_CALLS_MAX: Final = 256
+"""Questions of one native connection that are not answered yet; further ones wait."""
+
+NATIVE_CREDIT_MESSAGES_MAX: Final = 65_536
+NATIVE_CREDIT_NBYTES_MAX: Final = 1 * GIB
+"""What a native reader may ask to be pushed ahead; it has to hold it in memory."""
+
+NATIVE_QUEUE_NBYTES_MAX: Final = 32 * MIB
+"""Bytes that wait for the socket of one native reader before its subscriptions pause."""
+
+NATIVE_RESUME_SECONDS: Final = 10.0
+"""A broken connection that comes again within this time finds its leases."""
+
+NATIVE_REPLY_NBYTES_MAX: Final = 64 * MIB
+"""Payload in the answer to one call; a larger single payload comes alone."""
+
+ARRAY_NBYTES_MAX: Final = PAYLOAD_NBYTES_MAX
+"""What a reader allocates for one unpacked array: no more than could have been sent as it is."""
+
+ARRAY_NDIM_MAX: Final = 32
+"""Dimensions of an array: what every numpy in use can hold."""
+
+ARRAY_FIELDS_MAX: Final = 1_024
+"""Fields of a structured dtype, nested ones included."""
+
+ARRAY_DTYPE_NBYTES_MAX: Final = 64 * KIB
+"""A dtype as text: so many fields with names of usual length."""
+
+BITSHUFFLE_NBYTES_MAX: Final = 4 * GIB - 1
+"""Array in one bitshuffle-LZ4 chunk: a chunk of HDF5 is not larger."""
+
+SEEDEE_NBYTES_MAX: Final = 1 * GIB
+"""Array in the seedee format: its library takes no larger one."""
+
+HDF5_OBJECTS_MAX: Final = 10_000
+"""Objects of an HDF5 payload that are looked at for the one dataset that is meant."""
+
+ADDRESS_NBYTES_MAX: Final = 16 * KIB
+"""An address as text: three names of 1 kB, percent-escaped, and a range."""
