@@ -192,6 +192,10 @@ NATIVE_HEADER_NBYTES_MAX: Final = 8 * MIB
 NATIVE_BATCH_MAX: Final = 4_096
 """Messages in one native frame: beyond, nothing becomes cheaper per message."""
 
+PRODUCER_RUNS_MAX: Final = 512
+"""Runs of messages of one producer in one stream whose automatic ids are remembered for a re-send:
+far more batches than can be stored and not yet answered."""
+
 NATIVE_WINDOW_NBYTES: Final = 64 * MIB
 """Payload that a native client may have on its way without receipts: some frames of any detector."""
 
