@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: measure all rows, print the table, keep it as JSON.
+"""``python -m benchmarks``: measure all rows, print the table, keep it as JSON; then the peers.
 
 Exit status 1 when a row is missing or a node ended badly. Aims that are missed do not fail the
 run: a figure is a figure.
@@ -21,6 +21,7 @@ from beamstream.testing.node import NodeProcess, UnexpectedLog
 from benchmarks import machine, report
 from benchmarks.files import empty
 from benchmarks.measure import QUICK, Bench, Figures, Times
+from benchmarks.peers.__main__ import main as measure_peers
 from benchmarks.plan import Row, all_rows, chosen_rows, in_order_of_measuring
 
 RESULTS: Final = Path(__file__).resolve().parent / "results"
@@ -112,7 +113,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     lines = report.lines(rows, run.found, run.errors)
     path = _write(options.results, started, settings, lines, run)
     _show(settings, lines, run, path)
-    return 0 if run.complete else 1
+    status = 0 if run.complete else 1
+    return status if options.rows or options.no_peers else max(status, _peers(options))
+
+
+def _peers(options: argparse.Namespace) -> int:
+    """Measure the second table, for as long as the first one was."""
+    print()
+    arguments = ["--folder", str(options.folder), "--results", str(options.results)]
+    if options.quick:
+        arguments += ["--quick"]
+    return measure_peers(arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -121,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rows", metavar="REGEX", help="only rows whose name has this")
     parser.add_argument("--repeat", type=int, metavar="N", help=f"repetitions; {REPEAT}")
     parser.add_argument("--cache", default="1GiB", metavar="SIZE", help="of the node")
+    parser.add_argument("--no-peers", action="store_true", help="without the second table")
     parser.add_argument("--list", action="store_true", help="print the names of the rows")
     parser.add_argument(
         "--folder",

@@ -1,6 +1,7 @@
 """``python -m benchmarks.figures RESULT.json [--write README.md]``: a result as Markdown.
 
-The figures of the README come from here, between its marks, and nowhere else.
+The figures of the README come from here, between its marks, and nowhere else. A result of the
+peers goes between marks of its own.
 """
 
 from __future__ import annotations
@@ -8,11 +9,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.peers.report import Cell, Line, cost, delay, from_document, number
+
 BEGIN: Final = "<!-- figures -->"
 END: Final = "<!-- end of figures -->"
+PEERS_BEGIN: Final = "<!-- figures of the peers -->"
+PEERS_END: Final = "<!-- end of figures of the peers -->"
 
 _SIZES: Final = ("1 kB", "100 kB", "1 MB", "4 MB", "16 MB")
 _ORIGINAL: Final = "the original there"
@@ -66,6 +72,54 @@ def markdown(result: dict[str, Any]) -> str:
     )  # fmt: skip
 
 
+def peers_markdown(result: dict[str, Any]) -> str:
+    """Return the tables of a complete result of the peers.
+
+    Raises
+    ------
+    SystemExit : cases are missing, or the run was shortened.
+    """
+    settings, found = result["settings"], from_document(result["rows"])
+    if not result["complete"] or settings.get("shortened"):
+        raise SystemExit("this result is not complete; figures come from a whole `make bench`")
+    sizes = list(dict.fromkeys(size for line in found for size in line.cells))
+    versions = "; ".join(result["versions"].values())
+    left_out = "".join(
+        f" Left out: {title} ({reason})." for title, reason in result["left out"].items()
+    )
+    return "\n".join(
+        [
+            f"Medians of {settings['runs']} runs of `make bench` at commit `{settings['commit']}`, "
+            f"on {settings['processor']}, {settings['kernel']}, {settings['file system']}: one "
+            "producer, one consumer and the server, where there is one, share the machine, and "
+            "each peer has its ordinary Python client "
+            f"({versions}). In brackets the share of a raw socket in the same run.{left_out}",
+            "",
+            *_peers_table("messages/s", _rate_and_share, found, sizes),
+            "",
+            *_peers_table("delay at half of that rate, p50 / p99, ms", delay, found, sizes),
+            "",
+            *_peers_table("CPU seconds per GB (the server's)", cost, found, sizes),
+        ]
+    )
+
+
+def _rate_and_share(cell: Cell) -> str:
+    share = "" if cell.share is None else f" ({cell.share:.2g})"
+    return number(cell.rate) + share
+
+
+def _peers_table(
+    title: str, show: Callable[[Cell], str], found: list[Line], sizes: list[str]
+) -> list[str]:
+    rows = [f"| {title} | " + " | ".join(sizes) + " |", "|---|" + "---|" * len(sizes)]
+    for line in found:
+        cells = [show(line.cells[size]) if size in line.cells else "" for size in sizes]
+        if any(cells):
+            rows.append(f"| {line.title} | " + " | ".join(cells) + " |")
+    return rows
+
+
 def _clients(settings: dict[str, Any]) -> str:
     return str(settings["clients"]).rpartition(" ")[2]
 
@@ -104,11 +158,18 @@ def _gets(rows: dict[str, Any]) -> list[str]:
     return found
 
 
-def write(page: Path, text: str) -> None:
-    """Put `text` between the marks of a page."""
-    before, _, rest = page.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+def write(page: Path, text: str, begin: str = BEGIN, end: str = END) -> None:
+    """Put `text` between the marks of a page.
+
+    Raises
+    ------
+    SystemExit : the page does not have the marks.
+    """
+    before, found, rest = page.read_text().partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not (found and found_end):
+        raise SystemExit(f"{page} has no {begin} ... {end} to write the figures between")
+    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
 
 
 def main() -> int:
@@ -116,9 +177,12 @@ def main() -> int:
     parser.add_argument("result", type=Path)
     parser.add_argument("--write", type=Path, metavar="PAGE")
     arguments = parser.parse_args()
-    text = markdown(json.loads(arguments.result.read_text()))
+    result = json.loads(arguments.result.read_text())
+    of_peers = result.get("what") == "peers"
+    text = peers_markdown(result) if of_peers else markdown(result)
     if arguments.write:
-        write(arguments.write, text)
+        marks = (PEERS_BEGIN, PEERS_END) if of_peers else (BEGIN, END)
+        write(arguments.write, text, *marks)
     else:
         print(text)
     return 0

@@ -20,11 +20,16 @@ def describe(folder: Path) -> dict[str, str]:
         "kernel": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "file system": _file_system(folder),
-        "clients": ", ".join(
-            f"{name} {metadata.version(name)}" for name in ("asapo-producer", "asapo-consumer")
-        ),
+        "clients": ", ".join(map(_distribution, ("asapo-producer", "asapo-consumer"))),
         "load before": f"{os.getloadavg()[0]:.1f}",
     }
+
+
+def _distribution(name: str) -> str:
+    try:
+        return f"{name} {metadata.version(name)}"
+    except metadata.PackageNotFoundError:
+        return f"no {name}"
 
 
 def _commit() -> str:
@@ -35,7 +40,7 @@ def _commit() -> str:
         return done.stdout.strip()
 
     try:
-        changed = " with changes" if git("status", "--porcelain", "src") else ""
+        changed = " with changes" if git("status", "--porcelain", "src", "benchmarks") else ""
         return git("rev-parse", "--short=12", "HEAD") + changed
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

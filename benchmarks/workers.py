@@ -74,14 +74,15 @@ class Worker:
     Parameters
     ----------
     module : of this package, with a ``serve`` in its ``__main__`` part.
+    python : the interpreter to run it with.
     settings : what it shall do.
     """
 
-    def __init__(self, module: str, **settings: Any) -> None:
+    def __init__(self, module: str, *, python: str = sys.executable, **settings: Any) -> None:
         self._module = module
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
-            [sys.executable, "-m", f"benchmarks.{module}", json.dumps(settings)],
+            [python, "-m", f"benchmarks.{module}", json.dumps(settings)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -115,15 +116,19 @@ class Worker:
         """Ask it to end early, where it is made for that."""
         self._tell("stop")
 
+    def ask(self, request: dict[str, Any]) -> None:
+        """Hand it a request, where it takes several; each is answered by a result."""
+        self._tell(json.dumps(request))
+
     def wait_for(self, word: str, seconds_max: float) -> None:
         """Wait until it says `word`."""
         line = self._line(seconds_max)
         if line != word:
             raise WorkerFailed(self._reason(line))
 
-    def result(self) -> dict[str, Any]:
+    def result(self, seconds_max: float = RESULT_SECONDS_MAX) -> dict[str, Any]:
         """Wait for its result."""
-        line = self._line(RESULT_SECONDS_MAX)
+        line = self._line(seconds_max)
         try:
             found: dict[str, Any] = json.loads(line)
         except ValueError:
