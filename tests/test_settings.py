@@ -159,12 +159,13 @@ def test_settings_that_would_do_nothing_are_refused() -> None:
 @pytest.mark.parametrize(
     ("flags", "hosts", "network"),
     [
-        ({}, ("127.0.0.1",) * 3, False),
-        ({"http": "localhost:1"}, ("localhost", "127.0.0.1", "127.0.0.1"), False),
-        ({"http": "0.0.0.0:1"}, ("0.0.0.0", "127.0.0.1", "127.0.0.1"), True),
-        ({"ingest": "[::]:1"}, ("127.0.0.1", "::", "127.0.0.1"), True),
-        ({"allow_network": "true"}, ("0.0.0.0",) * 3, True),
-        ({"allow_network": True, "http": "[::1]:1"}, ("::1", "0.0.0.0", "0.0.0.0"), True),
+        ({}, ("127.0.0.1",) * 4, False),
+        ({"http": "localhost:1"}, ("localhost", *("127.0.0.1",) * 3), False),
+        ({"http": "0.0.0.0:1"}, ("0.0.0.0", *("127.0.0.1",) * 3), True),
+        ({"ingest": "[::]:1"}, ("127.0.0.1", "::", "127.0.0.1", "127.0.0.1"), True),
+        ({"native": "[::]:1"}, (*("127.0.0.1",) * 3, "::"), True),
+        ({"allow_network": "true"}, ("0.0.0.0",) * 4, True),
+        ({"allow_network": True, "http": "[::1]:1"}, ("::1", *("0.0.0.0",) * 3), True),
     ],
 )
 def test_the_network_comes_in_only_when_told_so(

@@ -1,14 +1,18 @@
-"""All peers, in the order of the table.
-
-A module `beamstream_native` beside the others, with its rows in ``PEERS``, is all that the rows of
-Beamstream need; its workers run in the environment of the bench (`Peer.python`).
-"""
+"""All peers, in the order of the table."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.peers import jetstream, memory_copy, pvapy, raw_socket, redis_streams, zeromq
+from benchmarks.peers import (
+    beamstream_native,
+    jetstream,
+    memory_copy,
+    pvapy,
+    raw_socket,
+    redis_streams,
+    zeromq,
+)
 from benchmarks.peers.interface import Peer
 
 REFERENCE = raw_socket.PEERS[0]
@@ -17,6 +21,7 @@ REFERENCE = raw_socket.PEERS[0]
 PEERS: tuple[Peer, ...] = (
     *raw_socket.PEERS,
     *memory_copy.PEERS,
+    *beamstream_native.PEERS,
     *zeromq.PEERS,
     *pvapy.PEERS,
     *redis_streams.PEERS,

@@ -218,6 +218,19 @@ NATIVE_RESUME_SECONDS: Final = 10.0
 NATIVE_REPLY_NBYTES_MAX: Final = 64 * MIB
 """Payload in the answer to one call; a larger single payload comes alone."""
 
+SHARED_NBYTES_MIN: Final = 64 * KIB
+"""Smaller payloads come by the socket: that is cheaper than keeping count of who looks at them."""
+
+SHARED_SESSION_PART: Final = 20
+"""One session may hold a 20th of the cache pinned …"""
+
+SHARED_PART: Final = 4
+"""… and all together a quarter: so much more memory may be in use than the cache has, when readers
+hold on to what was given up."""
+
+SHARED_GRANTS_MAX: Final = 64
+"""Pieces of memory that one writing client is lent and has not used, and that it waits for."""
+
 ARRAY_NBYTES_MAX: Final = PAYLOAD_NBYTES_MAX
 """What a reader allocates for one unpacked array: no more than could have been sent as it is."""
 

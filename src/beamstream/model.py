@@ -42,6 +42,8 @@ class Place(enum.IntEnum):
     """In the cache of the node that took it, as long as it lasts."""
     FILE = 2
     """A file below a root folder of the beamtime, under the message's name."""
+    SEGMENT = 3
+    """In the append-only log of its beamtime."""
 
 
 class Root(enum.IntEnum):
@@ -70,6 +72,10 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     place, root : where the payload lies.
     node, boot : the node that took it, and which of its starts.
     run : number of the run that made it; 0 for a detector.
+    segment, position : file of the log, and the byte in it with which the payload begins.
+    info : what the payload is (dtype, shape, codec), as the client wrote it; not looked into.
+    input_source, input_stream, input_seq : the message that it was made from; for a part of a join,
+        the one whose payload it shares. Seq 0: none.
     """
 
     seq: int
@@ -88,6 +94,12 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     node: int = 0
     boot: int = 0
     run: int = 0
+    segment: int = 0
+    position: int = 0
+    info: bytes = b""
+    input_source: str = ""
+    input_stream: str = ""
+    input_seq: int = 0
 
 
 class Dataset(msgspec.Struct, frozen=True, gc=False):

@@ -61,7 +61,8 @@ BEAMLINE_TEMPLATE: Final = "{data}/beamlines/{beamline}/{beamtime}"
 _FILE_NBYTES_MAX: Final = limits.MIB
 # What clients and tests read from the environment; none of it is a setting of the node.
 _NOT_SETTINGS: Final = re.compile(
-    ENVIRONMENT_PREFIX + "(URL|TOKEN|BEAMTIME|CONFIG|SHARED|TEST_.*|BENCH_.*)"
+    ENVIRONMENT_PREFIX
+    + "(URL|TOKEN|BEAMTIME|CONFIG|CONNECT_FILE|TLS_CA|SHM|SHARED|TEST_.*|BENCH_.*)"
 )
 
 Origins = dict[str, str]
@@ -100,7 +101,8 @@ class Settings(msgspec.Struct, frozen=True):
     Parameters
     ----------
     data : the data folder.
-    http, ingest, data_port : addresses of the three doors.
+    http, ingest, data_port, native : addresses of the doors.
+    tls_cert, tls_key : files of a certificate (with its chain) and its key, for http and native.
     cache_nbytes : size of the cache of payloads.
     cache_share : the largest payload that goes through the cache, as a share of it.
     durability : the level at which producers are answered.
@@ -112,6 +114,9 @@ class Settings(msgspec.Struct, frozen=True):
     http: Address = Address(LOOPBACK, 8400)
     ingest: Address = Address(LOOPBACK, 8401)
     data_port: Address = Address(LOOPBACK, 8402)
+    native: Address = Address(LOOPBACK, 8403)
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
     cache_nbytes: int = limits.GIB
     cache_share: float = 1 / limits.CACHE_ARENAS
     durability: Level = Level.DISK
@@ -122,7 +127,17 @@ class Settings(msgspec.Struct, frozen=True):
 
     @property
     def doors(self) -> dict[str, Address]:
-        return {"http": self.http, "ingest": self.ingest, "data_port": self.data_port}
+        return {
+            "http": self.http,
+            "ingest": self.ingest,
+            "data_port": self.data_port,
+            "native": self.native,
+        }
+
+    @property
+    def tls(self) -> bool:
+        """The doors http and native speak TLS."""
+        return self.tls_cert is not None
 
     @property
     def open_doors(self) -> dict[str, Address]:
@@ -273,6 +288,9 @@ KEYS: Final[dict[str, Key]] = {
     "http": Key(("http",), parse_address, "address for HTTP"),
     "ingest": Key(("ingest",), parse_address, "address for producers of ASAPO"),
     "data_port": Key(("data_port",), parse_address, "address of the data server of ASAPO"),
+    "native": Key(("native",), parse_address, "address for native clients"),
+    "tls_cert": Key(("tls_cert",), parse_path, "certificate for http and native", _show_optional),
+    "tls_key": Key(("tls_key",), parse_path, "key of that certificate", _show_optional),
     "cache": Key(("cache_nbytes",), parse_cache_size, "size of the cache", show_size),
     "cache_share": Key(("cache_share",), parse_share, "largest payload in the cache, as a share"),
     "durability": Key(("durability",), parse_level, "cache, os or disk", _show_level),
@@ -319,7 +337,7 @@ def _build(values: dict[str, Any], origins: Origins) -> Settings:
         *table, field = KEYS[name].path
         (tables[table[0]] if table else tree)[field] = value
     fallback = ALL_INTERFACES if tree.get("allow_network") else LOOPBACK
-    for door in ("http", "ingest", "data_port"):
+    for door in ("http", "ingest", "data_port", "native"):
         default: Address = getattr(Settings(), door)
         address = tree.get(door, Address("", default.port))
         tree[door] = address if address.host else Address(fallback, address.port)
@@ -327,6 +345,8 @@ def _build(values: dict[str, Any], origins: Origins) -> Settings:
     _check_folders(folders, origins)
     settings = Settings(**tree, folders=folders, log=Log(**tables["log"]))
     _check_doors(settings)
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        raise BadSetting("TLS needs both tls_cert and tls_key", hint="set both or none")
     # Who names a host outside loopback has said that the network may come in.
     network = settings.allow_network or bool(settings.open_doors)
     return msgspec.structs.replace(settings, allow_network=network)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from beamstream.testing.native import NativeWire
 from beamstream.testing.node import NodeProcess
 from compat.doors import Doors
 from compat.wire import OK, STORED
@@ -54,6 +55,11 @@ def warm_up(doors: Doors) -> None:
         for id in range(1, 5):
             path = f"processed/warm/{id}"
             assert wire.put(id, bytes(2**20), path=path, mode=STORED).code == OK
+    with NativeWire.of(doors.node) as native:
+        native.login(doors.token)
+        native.open_writer("src1", "warm native")
+        assert native.put([bytes(1000)] * 10).count == 10
+        assert len(native.fetch("src1", "warm native", 1, 11)) == 10
     cookie = {"Cookie": f"Authorization=Bearer {doors.folder_token()}"}
     fetch = '{"Folder":"auto","FileName":"processed/warm/1"}'
     search = f"{doors.base('s', 'warm')}/0/querymessages{doors.query()}"

@@ -1,4 +1,4 @@
-"""Official ASAPO clients as the tests use them. Without their wheels this import fails: it has to.
+"""ASAPO clients, official or drop-in ones, as the tests use them.
 
 Callbacks come from threads of the client; a `Ticket` waits for one of them.
 """
@@ -9,27 +9,34 @@ import queue
 from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar
 
-import asapo_consumer as ac
-import asapo_producer as ap
 import pytest
 
 from beamstream.testing.node import NodeProcess
 from compat.doors import BEAMTIME
+from official.implementations import IMPLEMENTATIONS, Clients
 
 E = TypeVar("E", bound=BaseException)
+Kind = type[E] | tuple[type[E], ...]
 
-CACHE_ONLY: Final = ap.CACHE_ONLY_INGEST_MODE
-STORED: Final = ap.DEFAULT_INGEST_MODE
+OFFICIAL: Final = IMPLEMENTATIONS["official"]
+CACHE_ONLY: Final = OFFICIAL.producer.CACHE_ONLY_INGEST_MODE
+STORED: Final = OFFICIAL.producer.DEFAULT_INGEST_MODE
 
 subject = pytest.mark.official
 
 
-def refused(kind: type[E], call: Callable[..., Any], *args: Any, **more: Any) -> E:
+def refused(kind: Kind[E], call: Callable[..., Any], *args: Any, **more: Any) -> E:
     """The error of a call that has to raise exactly `kind`: the clients' errors are siblings."""
     with pytest.raises(kind) as caught:
         call(*args, **more)
-    assert type(caught.value) is kind
+    check_kind(caught.value, kind)
     return caught.value
+
+
+def check_kind(error: BaseException | None, kind: Kind[E]) -> None:
+    """Assert that `error` is of `kind`, or one of them, and not of a class below."""
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    assert type(error) in kinds, f"{kinds[0].__name__} expected, got {error!r}"
 
 
 class Ticket:
@@ -51,9 +58,9 @@ class Ticket:
         assert error is None, f"{type(error).__name__}: {error}"
         return payload
 
-    def fails(self, kind: type[E]) -> E:
-        error = self.outcome()[1]
-        assert type(error) is kind, f"{kind.__name__} expected, got {error!r}"
+    def fails(self, kind: Kind[E]) -> E:
+        error: Any = self.outcome()[1]
+        check_kind(error, kind)
         return error
 
 
@@ -120,10 +127,17 @@ class Sender:
 
 
 class Lab:
-    """One data source of a beamtime, and official clients for it."""
+    """One data source of a beamtime, and clients for it."""
 
-    def __init__(self, node: NodeProcess, source: str, beamtime: str = BEAMTIME) -> None:
+    def __init__(
+        self,
+        node: NodeProcess,
+        source: str,
+        beamtime: str = BEAMTIME,
+        clients: Clients = OFFICIAL,
+    ) -> None:
         self.node = node
+        self.clients = clients
         self.source = source
         self.beamtime = beamtime
         self.token = node.token(beamtime)
@@ -143,7 +157,7 @@ class Lab:
         beamline: str = "auto",
         **more: Any,
     ) -> Sender:
-        api = ap.create_producer(
+        api = self.clients.producer.create_producer(
             self.node.endpoint,
             kind,
             beamtime or self.beamtime,
@@ -174,7 +188,7 @@ class Lab:
         **more: Any,
     ) -> Any:
         """A consumer; with a timeout of 0 each call is one request."""
-        return ac.create_consumer(
+        return self.clients.consumer.create_consumer(
             self.node.endpoint,
             path,
             file_system,
@@ -183,6 +197,12 @@ class Lab:
             token or self.token,
             timeout_ms,
             **more,
+        )
+
+    def beside(self, *, source: str = "", beamtime: str = "") -> Lab:
+        """Another source, or the same one of another beamtime."""
+        return Lab(
+            self.node, source or self.source, beamtime or self.beamtime, clients=self.clients
         )
 
     @property
@@ -214,6 +234,7 @@ class Lab:
         for sender in self._senders:
             sender.api.cleanup()
         self._senders.clear()
+        self._shared = self._reader = None
 
 
 def next_ids(consumer: Any, group: str, stream: str, count: int, **more: Any) -> list[int]:

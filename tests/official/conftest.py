@@ -1,4 +1,7 @@
-"""One node for all tests with the official clients; each test has a data source of its own."""
+"""One node for all tests with ASAPO's clients; each test has a data source of its own.
+
+Every test runs twice: with the official modules, and with the drop-in ones.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,10 @@ import pytest
 
 from beamstream.testing.node import NodeProcess
 from official.clients import Lab
+from official.implementations import IMPLEMENTATIONS, Clients
 
-RAN = pytest.StashKey[set[str]]()
+RAN = pytest.StashKey[set[tuple[str, str]]]()
+"""(implementation, subject) of the tests that passed."""
 NUMBERS = itertools.count()
 LAST = "test_every_subject_ran"
 
@@ -25,20 +30,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in ours:
         # Half of the clients' calls warn that they are old; they are what has to work.
         item.add_marker(pytest.mark.filterwarnings("ignore::DeprecationWarning"))
-    items.sort(key=lambda item: item in ours and item.name == LAST)
+    items.sort(key=lambda item: item in ours and item.name.startswith(LAST))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     result = yield
-    ran = item.config.stash.setdefault(RAN, set())
-    ran.update(subject for mark in item.iter_markers("official") for subject in mark.args)
+    if Path(__file__).parent in item.path.parents:
+        with_which = item.callspec.params["implementation"]
+        subjects = [subject for mark in item.iter_markers("official") for subject in mark.args]
+        item.config.stash.setdefault(RAN, set()).update((with_which, s) for s in subjects)
     return result
 
 
-@pytest.fixture(scope="session")
-def subjects_ran(request: pytest.FixtureRequest) -> set[str]:
-    return request.config.stash.setdefault(RAN, set())
+@pytest.fixture(params=IMPLEMENTATIONS)
+def implementation(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def clients(implementation: str) -> Clients:
+    return IMPLEMENTATIONS[implementation]
+
+
+@pytest.fixture
+def subjects_ran(request: pytest.FixtureRequest, implementation: str) -> set[str]:
+    ran = request.config.stash.setdefault(RAN, set())
+    return {subject for with_which, subject in ran if with_which == implementation}
 
 
 @pytest.fixture(scope="session")
@@ -49,19 +67,32 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
 
 
 @pytest.fixture(scope="session")
-def veteran(node: NodeProcess) -> Iterator[tuple[Lab, float]]:
+def veterans(node: NodeProcess) -> Iterator[dict[str, tuple[Lab, float]]]:
     """Clients that have been connected since the beginning, and when that was."""
-    lab = Lab(node, "veteran")
-    lab.fill("s", [1])
-    assert lab.read("s", 1) == b"data 1"
-    yield lab, time.monotonic()
-    lab.close()
+    found = {}
+    for name, clients in IMPLEMENTATIONS.items():
+        lab = Lab(node, f"veteran {name}", clients=clients)
+        lab.fill("s", [1])
+        assert lab.read("s", 1) == b"data 1"
+        found[name] = (lab, time.monotonic())
+    yield found
+    for lab, _ in found.values():
+        lab.close()
+
+
+@pytest.fixture
+def veteran(veterans: dict[str, tuple[Lab, float]], implementation: str) -> tuple[Lab, float]:
+    return veterans[implementation]
 
 
 @pytest.fixture
 def lab(
-    node: NodeProcess, veteran: tuple[Lab, float], request: pytest.FixtureRequest
+    node: NodeProcess,
+    veteran: tuple[Lab, float],
+    clients: Clients,
+    request: pytest.FixtureRequest,
 ) -> Iterator[Lab]:
-    lab = Lab(node, "{}_{}".format(re.sub(r"\W+", "_", request.node.name), next(NUMBERS)))
+    source = "{}_{}".format(re.sub(r"\W+", "_", request.node.name), next(NUMBERS))
+    lab = Lab(node, source, clients=clients)
     yield lab
     lab.close()

@@ -5,13 +5,12 @@ from __future__ import annotations
 import threading
 import time
 
-from asapo_consumer import (
+from official.clients import Lab, next_ids, refused, subject
+from official.consumer_errors import (
     AsapoEndOfStreamError,
     AsapoNoDataError,
     AsapoWrongInputError,
 )
-
-from official.clients import Lab, next_ids, refused, subject
 
 
 @subject("acknowledge")

@@ -6,9 +6,8 @@ import threading
 import time
 from typing import Any
 
-from asapo_consumer import AsapoInterruptedTransactionError
-
 from official.clients import Lab, next_ids, refused, subject
+from official.consumer_errors import AsapoInterruptedTransactionError
 
 
 @subject("interrupt")

@@ -1,4 +1,4 @@
-"""Runs last: nothing of what the official clients have to prove was left out."""
+"""Runs last: nothing of what ASAPO's clients have to prove was left out, with either modules."""
 
 from __future__ import annotations
 

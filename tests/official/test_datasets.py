@@ -6,16 +6,16 @@ import threading
 from typing import Any
 
 import pytest
-from asapo_consumer import (
+
+from official.clients import Lab, refused, subject
+from official.consumer_errors import (
     AsapoEndOfStreamError,
     AsapoPartialDataError,
     AsapoStreamFinishedError,
     AsapoWrongInputError,
 )
-from asapo_producer import AsapoServerWarning
-from asapo_producer import AsapoWrongInputError as Refused
-
-from official.clients import Lab, refused, subject
+from official.producer_errors import AsapoServerWarning
+from official.producer_errors import AsapoWrongInputError as Refused
 
 
 def substreams(dataset: dict[str, Any]) -> list[int]:

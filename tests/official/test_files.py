@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asapo_consumer import (
+
+from official.clients import STORED, Lab, refused, subject
+from official.consumer_errors import (
     AsapoConsumerError,
     AsapoDataNotInCacheError,
     AsapoUnavailableServiceError,
 )
-from asapo_producer import AsapoWrongInputError as Refused
-
-from official.clients import STORED, Lab, refused, subject
+from official.producer_errors import AsapoWrongInputError as Refused
 
 NO_SUCH_BUFFER = 2**62 + 12345
 
@@ -144,7 +144,7 @@ def test_no_overwriting(lab: Lab) -> None:
 
 @subject("raw folders")
 def test_raw_folders(lab: Lab) -> None:
-    there = Lab(lab.node, lab.source, "blt1")
+    there = lab.beside(beamtime="blt1")
     raw = there.producer(kind="raw", beamline="p01")
     for id, mode in ((1, STORED), (2, STORED | 16)):
         raw.send(id, b"raw %d" % id, path=f"raw/{lab.source}/{id}", mode=mode).ok()

@@ -6,11 +6,11 @@ import json
 from typing import Any
 
 import pytest
-from asapo_consumer import AsapoNoDataError
-from asapo_producer import AsapoTimeOutError
-from asapo_producer import AsapoWrongInputError as Refused
 
 from official.clients import Lab, refused, subject
+from official.consumer_errors import AsapoNoDataError
+from official.producer_errors import AsapoTimeOutError
+from official.producer_errors import AsapoWrongInputError as Refused
 
 
 @subject("beamtime metadata")
@@ -29,7 +29,7 @@ def test_beamtime_metadata(lab: Lab) -> None:
     assert consumer.get_beamtime_meta() == {"a": 1, "n": {"x": 1}}
     sender.beamtime_meta('{"z":0}', "replace", False).ok()
     assert consumer.get_beamtime_meta() == {"z": 0}
-    other = Lab(lab.node, lab.source + "x")
+    other = lab.beside(source=lab.source + "x")
     refused(AsapoNoDataError, other.consumer().get_beamtime_meta)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from asapo_consumer import AsapoWrongInputError
 
 from official.clients import Lab, refused, subject
+from official.consumer_errors import AsapoWrongInputError
 
 ROWS: list[dict[str, Any]] = [
     {"n": 1, "f": 0.5, "s": "abc", "sub": {"k": 10}},

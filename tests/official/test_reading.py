@@ -5,15 +5,14 @@ from __future__ import annotations
 import threading
 import time
 
-from asapo_consumer import (
+from official.clients import Lab, next_ids, refused, subject
+from official.consumer_errors import (
     AsapoEndOfStreamError,
     AsapoNoDataError,
     AsapoStreamFinishedError,
     AsapoWrongInputError,
 )
-from asapo_producer import AsapoWrongInputError as Refused
-
-from official.clients import Lab, next_ids, refused, subject
+from official.producer_errors import AsapoWrongInputError as Refused
 
 
 @subject("next")

@@ -9,19 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from asapo_consumer import (
+
+from official.clients import STORED, Lab, next_ids, refused, subject
+from official.consumer_errors import (
     AsapoDataNotInCacheError,
     AsapoEndOfStreamError,
     AsapoWrongInputError,
 )
-from asapo_producer import (
+from official.producer_errors import (
     AsapoLocalIOError,
     AsapoRequestsPoolIsFull,
     AsapoServerWarning,
 )
-from asapo_producer import AsapoWrongInputError as Refused
-
-from official.clients import STORED, Lab, next_ids, refused, subject
+from official.producer_errors import AsapoWrongInputError as Refused
 
 RECORD_KEYS = {
     "_id", "time_id", "size", "name", "timestamp", "source", "ib_source", "buf_id", "stream",
@@ -245,7 +245,7 @@ def test_names_that_could_be_mistaken(lab: Lab) -> None:
     assert left == {"c", "b_c", *names} - {"run1"}
     for name in names[1:]:
         assert consumer.get_last_acknowledged_message("g", name) == 1
-    other = Lab(lab.node, lab.source + "_c")
+    other = lab.beside(source=lab.source + "_c")
     assert other.consumer().get_stream_list() == []
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import threading
 import time
 
-from asapo_consumer import AsapoNoDataError
-from asapo_consumer import AsapoWrongInputError as ConsumerRefused
-from asapo_producer import AsapoWrongInputError as ProducerRefused
-
 from official.clients import Lab, next_ids, refused, subject
+from official.consumer_errors import AsapoNoDataError
+from official.consumer_errors import AsapoWrongInputError as ConsumerRefused
+from official.producer_errors import AsapoWrongInputError as ProducerRefused
 
 KEYS = {"lastId", "name", "timestampCreated", "timestampLast", "finished", "nextStream"}
 

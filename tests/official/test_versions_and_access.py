@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from urllib.parse import unquote
 
-from asapo_consumer import AsapoWrongInputError as ConsumerRefused
-from asapo_producer import AsapoWrongInputError as ProducerRefused
-
 from official.clients import Lab, refused, subject
+from official.consumer_errors import AsapoWrongInputError as ConsumerRefused
+from official.producer_errors import AsapoWrongInputError as ProducerRefused
 
 
 @subject("producer version")
@@ -72,7 +71,7 @@ def test_beamline_token(lab: Lab) -> None:
     token = lab.node.token(beamline="p01", access="read,write,writeraw")
     sender = lab.producer(token=token, beamtime="auto", beamline="p01")
     sender.send(1, b"by beamline").ok()
-    there = Lab(lab.node, lab.source, "blt1")
+    there = lab.beside(beamtime="blt1")
     assert there.read("s", 1) == b"by beamline"
     # The same producer's questions go to /beamtime/auto/, which is the beamline's as well.
     assert sender.api.get_stream_info("s")["lastId"] == 1

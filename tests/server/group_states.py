@@ -17,17 +17,16 @@ def state_of(group: GroupStream, seq: int, now: float) -> str:
         )
         if marks.contains(seq)
     ]
-    pending = group._pending.get(seq)
+    pending = group._leases.find(seq)
     if pending is not None:
-        spent = pending.limit and pending.count > pending.limit
-        states.append("leased" if pending.due > now else "spent" if spent else "due")
+        states.append("leased" if pending.due > now else "spent" if pending.spent else "due")
     if group.is_open(seq):
         states.append("open")
     assert len(states) == 1, states
     return states[0]
 
 
-def saved(group: GroupStream) -> GroupStream:
+def saved(group: GroupStream, first_tag: int = 0) -> GroupStream:
     """The group as a node that starts again finds it."""
     group.drain()
     return GroupStream(
@@ -40,5 +39,6 @@ def saved(group: GroupStream) -> GroupStream:
             tuple(group._counts.items()),
             tuple(group.early_acks),
             0,
-        )
+        ),
+        first_tag,
     )

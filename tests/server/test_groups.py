@@ -10,10 +10,21 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from beamstream.server.groups import NEVER, Delivery, GroupStream, Terms, unacknowledged
+from beamstream.errors import StaleLease
+from beamstream.server.groups import (
+    NEVER,
+    Delivery,
+    GroupStream,
+    Hold,
+    Lease,
+    Terms,
+    unacknowledged,
+)
 from beamstream.store.ranges import RangeSet
 
 TERMS = Terms(10.0, 1)
+OWNERS = st.sampled_from(["a", "b"])
+HOLDS = st.builds(Hold, OWNERS, st.integers(0, 4).map(float), st.integers(0, 3))
 
 
 class Message:
@@ -23,9 +34,15 @@ class Message:
         self.state = "open"
         self.count = 0
         self.due, self.limit, self.tag = 0.0, 0, 0
+        self.owner = ""
+
+    @property
+    def spent(self) -> bool:
+        """`limit` counts attempts; 0: none."""
+        return 0 < self.limit <= self.count
 
     def marked(self, state: str) -> None:
-        self.state, self.tag = state, 0
+        self.state, self.tag, self.owner = state, 0, ""
 
     def forgotten(self) -> None:
         """The node starts again."""
@@ -46,12 +63,16 @@ class AgainstADict(RuleBasedStateMachine):
         self.deliveries: list[tuple[Delivery, Message]] = []
         self.last: Delivery | None = None
         self.written: dict[int, str] = {}
+        self.leases: list[Lease] = []
+        self.old_leases: list[Lease] = []
+        """Of before the node was started."""
 
     # ------------------------------------------------------------------ handing out
 
     def lease(self, message: Message, due: float, limit: int) -> None:
-        self.tags += 1
-        message.state, message.due, message.limit, message.tag = "leased", due, limit, self.tags
+        self.tags = self.group._tag
+        message.marked("leased")
+        message.due, message.limit, message.tag = due, limit, self.tags
 
     def handed_out(self, seq: int, got: Delivery | None, terms: Terms | None) -> None:
         message = self.messages[seq]
@@ -60,7 +81,8 @@ class AgainstADict(RuleBasedStateMachine):
         if terms is None:
             message.marked("done")
         else:
-            self.lease(message, self.now + terms.seconds, terms.redeliveries)
+            attempts = terms.redeliveries + 1 if terms.redeliveries else 0
+            self.lease(message, self.now + terms.seconds, attempts)
         assert got is not None
         assert (got.seq, got.count, bool(got.tag)) == (seq, message.count, terms is not None)
         self.deliveries.append((got, before))
@@ -70,14 +92,9 @@ class AgainstADict(RuleBasedStateMachine):
     def next(self, terms: Terms | None) -> None:
         got = self.group.next(self.now, len(self.messages), terms)
         self.last = None
-        waiting = sorted(
-            (message.due, message.tag, seq)
-            for seq, message in self.messages.items()
-            if message.state == "leased" and message.due <= self.now
-        )
-        for _, _, seq in waiting:
+        for seq in self.waiting():
             message = self.messages[seq]
-            if not message.limit or message.count <= message.limit:
+            if not message.spent:
                 self.handed_out(seq, got, terms)
                 return
             message.marked("dead")
@@ -86,6 +103,208 @@ class AgainstADict(RuleBasedStateMachine):
                 self.handed_out(seq, got, terms)
                 return
         assert got is None
+
+    def waiting(self) -> list[int]:
+        """What is due again, in the order in which it is offered."""
+        due = sorted(
+            (message.due, message.tag, seq)
+            for seq, message in self.messages.items()
+            if message.state == "leased" and message.due <= self.now
+        )
+        return [seq for _, _, seq in due]
+
+    def leased(self, lease: Lease, hold: Hold) -> None:
+        """Compare a lease with the model, and do it there."""
+        assert lease.lo < lease.hi
+        for seq in range(lease.lo, lease.hi):
+            message = self.messages[seq]
+            message.count += 1
+            assert message.count == lease.count
+            if hold.seconds:
+                message.marked("leased")
+                message.due, message.limit = self.now + hold.seconds, hold.attempts
+                message.tag, message.owner = lease.tag, str(hold.owner)
+            else:
+                message.marked("done")
+        if hold.seconds:
+            assert lease.tag == self.group._tag
+            self.leases.append(lease)
+        self.last = None
+
+    @rule(hold=HOLDS, lo=st.integers(1, 6), count=st.integers(1, 5))
+    def lease_open(self, hold: Hold, lo: int, count: int) -> None:
+        """The first open stretch from somewhere on."""
+        found = self.group.first_open(lo, len(self.messages) + 1)
+        opened = [seq for seq in range(lo, len(self.messages) + 1) if self.is_open(seq)]
+        assert (found and found[0]) == (opened[0] if opened else None)
+        if found is None:
+            return
+        start, end = found[0], min(found[1], found[0] + count)
+        assert all(self.is_open(seq) for seq in range(start, end))
+        lease = self.group.lease(start, end, self.now, hold)
+        before = self.messages[start].count
+        if lease is None:
+            assert 0 < hold.attempts <= before
+            for seq in range(start, end):
+                if self.group.dead.contains(seq):
+                    self.messages[seq].marked("dead")
+            assert self.messages[start].state == "dead"
+            return
+        assert lease.lo == start
+        assert lease.hi == end or self.messages[lease.hi].count != before
+        self.leased(lease, hold)
+
+    def is_open(self, seq: int) -> bool:
+        return self.messages[seq].state == "open"
+
+    @rule(hold=HOLDS, count=st.integers(1, 5))
+    def lease_due(self, hold: Hold, count: int) -> None:
+        found = self.group.first_due(self.now)
+        waiting = self.waiting()
+        while waiting and self.messages[waiting[0]].spent:
+            self.messages[waiting.pop(0)].marked("dead")
+        assert (found and found[0]) == (waiting[0] if waiting else None)
+        if found is None:
+            return
+        lease = self.group.lease_due(min(found[1], found[0] + count), self.now, hold)
+        assert lease.lo == found[0]
+        self.leased(lease, hold)
+
+    @precondition(lambda self: self.leases or self.old_leases)
+    @rule(data=st.data())
+    def acknowledge_range(self, data: st.DataObject) -> None:
+        lease = data.draw(st.sampled_from(self.leases + self.old_leases))
+        lo = data.draw(st.integers(lease.lo, lease.hi - 1))
+        hi = data.draw(st.integers(lo + 1, lease.hi))
+        states = [self.messages[seq] for seq in range(lo, hi)]
+        mine = [message.state == "leased" and message.tag == lease.tag for message in states]
+        good = all(
+            own or message.state == "acknowledged"
+            for own, message in zip(mine, states, strict=True)
+        )
+        self.last = None
+        try:
+            new = self.group.acknowledge_range(lease.tag, lo, hi)
+        except StaleLease:
+            assert not good
+            return
+        assert good
+        assert sum(end - start for start, end in new) == sum(mine)
+        for seq in range(lo, hi):
+            self.messages[seq].marked("acknowledged")
+            self.messages[seq].count = 0
+            self.written[seq] = "acknowledged"
+
+    @precondition(lambda self: self.leases)
+    @rule(data=st.data(), delay=st.integers(0, 3), counted=st.booleans())
+    def refuse_range(self, data: st.DataObject, delay: int, counted: bool) -> None:
+        lease = data.draw(st.sampled_from(self.leases))
+        lo = data.draw(st.integers(lease.lo, lease.hi - 1))
+        hi = data.draw(st.integers(lo + 1, lease.hi))
+        messages = [self.messages[seq] for seq in range(lo, hi)]
+        mine = all(m.state == "leased" and m.tag == lease.tag for m in messages)
+        tag = self.group._tag
+        self.last = None
+        try:
+            self.group.refuse_range(lease.tag, ((lo, hi),), self.now, delay, counted=counted)
+        except StaleLease:
+            assert not mine
+            return
+        assert mine
+        self.offered(range(lo, hi), self.now + delay, tag + 1, counted=counted)
+
+    def offered(self, seqs: range, due: float, tag: int, *, counted: bool) -> None:
+        for seq in seqs:
+            message = self.messages[seq]
+            limit = message.limit
+            message.count -= not counted
+            message.marked("leased")
+            message.due, message.limit, message.tag = due, limit, tag
+
+    @rule(owner=OWNERS, counted=st.booleans())
+    def release(self, owner: str, counted: bool) -> None:
+        held = [s for s, m in self.messages.items() if m.state == "leased" and m.owner == owner]
+        self.group.release(owner, self.now, counted=counted)
+        for seq in held:
+            message = self.messages[seq]
+            if counted:
+                message.due = min(message.due, self.now)
+            else:
+                found = self.group._leases.find(seq)
+                self.offered(
+                    range(seq, seq + 1), self.now, found.tag if found else 0, counted=False
+                )
+        self.last = None
+
+    @precondition(lambda self: self.leases or self.old_leases)
+    @rule(data=st.data(), owner=OWNERS)
+    def resume(self, data: st.DataObject, owner: str) -> None:
+        """A member names what it holds: it gets what is still its own, and loses the rest."""
+        lease = data.draw(st.sampled_from(self.leases + self.old_leases))
+        lo = data.draw(st.integers(lease.lo, lease.hi - 1))
+        hi = data.draw(st.integers(lo + 1, lease.hi))
+        hold = Hold(owner, 5.0, 0)
+        holders = {
+            seq: m.owner
+            for seq, m in self.messages.items()
+            if m.state == "leased" and m.tag == lease.tag and m.owner
+        }
+        kept = self.group.resume(lease.tag, ((lo, hi),), len(self.messages), self.now, hold)
+        named = [seq for start, end in kept for seq in range(start, end)]
+        self.last = None
+        if holders:
+            if owner not in holders.values():
+                assert not named
+                return
+            assert named == [seq for seq in sorted(holders) if lo <= seq < hi]
+            for seq in holders:
+                if seq in named:
+                    self.messages[seq].due = self.now + 5.0
+                else:
+                    found = self.group._leases.find(seq)
+                    assert found is not None
+                    self.offered(range(seq, seq + 1), self.now, found.tag, counted=True)
+        elif lease in self.old_leases:
+            assert named == [seq for seq in range(lo, hi) if self.is_open(seq)]
+            most = max([1, *(self.messages[seq].count for seq in named)])
+            for seq in named:
+                message = self.messages[seq]
+                message.marked("leased")
+                message.due, message.limit, message.tag = self.now + 5.0, 0, lease.tag
+                message.owner, message.count = owner, most
+        else:
+            assert not named
+
+    @precondition(lambda self: self.leases)
+    @rule(data=st.data())
+    def extend(self, data: st.DataObject) -> None:
+        lease = data.draw(st.sampled_from(self.leases))
+        held = [m for m in self.messages.values() if m.tag == lease.tag and m.owner]
+        assert self.group.extend(lease.tag, self.now + 7.0) == bool(held)
+        for message in held:
+            message.due = self.now + 7.0
+
+    @rule()
+    def revive(self) -> None:
+        dead = [seq for seq, message in self.messages.items() if message.state == "dead"]
+        revived = [seq for lo, hi in self.group.revive() for seq in range(lo, hi)]
+        assert revived == sorted(dead)
+        for seq in dead:
+            self.messages[seq].marked("open")
+            self.messages[seq].count = 0
+            self.written.pop(seq, None)
+        self.last = None
+
+    @precondition(lambda self: self.messages)
+    @rule(data=st.data())
+    def abandon(self, data: st.DataObject) -> None:
+        hi = data.draw(st.integers(1, len(self.messages) + 1))
+        self.group.abandon(1, hi, self.now)
+        for seq in range(1, hi):
+            message = self.messages[seq]
+            if message.state == "open" or (message.state == "leased" and message.due <= self.now):
+                message.marked("done")
+        self.last = None
 
     @precondition(lambda self: self.messages)
     @rule(data=st.data(), terms=st.none() | st.just(TERMS))
@@ -135,7 +354,7 @@ class AgainstADict(RuleBasedStateMachine):
         self.group.refuse(seq, self.now + delay)
         if message.state != "open":
             message.count = max(message.count, 1 if message.tag == 0 else 0)
-        self.lease(message, self.now + delay, message.count)
+        self.lease(message, self.now + delay, message.count + 1)
         self.written.pop(seq, None)
         self.last = None
 
@@ -203,11 +422,11 @@ class AgainstADict(RuleBasedStateMachine):
         self.write_behind()
         marks = {s: m.state for s, m in self.messages.items() if m.state not in ("open", "leased")}
         assert self.written == marks
-        self.group = saved(self.group)
+        self.group = saved(self.group, self.group._tag)
         for message in self.messages.values():
             message.forgotten()
         self.deliveries, self.last = [], None
-        self.tags = 0
+        self.leases, self.old_leases = [], self.leases[-20:]
 
     # ------------------------------------------------------------------ what always holds
 
@@ -218,7 +437,7 @@ class AgainstADict(RuleBasedStateMachine):
             assert {"due": "leased", "spent": "leased"}.get(found, found) == message.state
             assert self.group.is_open(seq) == (message.state == "open")
         assert self.group.early_acks == self.early
-        assert len(self.group._heap) <= 2 * len(self.messages) + 64
+        assert len(self.group._leases._heap) <= 2 * len(self.messages) + 64
 
     @invariant()
     def due_is_the_earliest(self) -> None:
@@ -284,7 +503,7 @@ def test_a_long_lease_keeps_nothing_else_in_memory() -> None:
         assert delivery is not None
         group.acknowledge(delivery.seq)
     assert group.leased() == 1
-    assert len(group._heap) < 100
+    assert len(group._leases._heap) < 100
     assert group.due() == 1e6
 
 

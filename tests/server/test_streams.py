@@ -337,4 +337,4 @@ def test_blocks_of_records_grow_with_their_stream(monkeypatch: pytest.MonkeyPatc
         item = feed.streams.item(feed.view, id)
         assert item is not None
         assert item.id == id
-    assert len(feed.streams._blocks) <= 3
+    assert len(feed.streams._pages) <= 3

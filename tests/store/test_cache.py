@@ -87,7 +87,7 @@ class AgainstAModel(RuleBasedStateMachine):
         if len(self.alive()) >= self.SLOTS_MAX:
             assert len(pinned) == len(self.alive())
             return
-        rings = {name: ring.arenas for name, ring in self.cache._rings.items()}
+        rings = {name: ring.arenas for name, ring in self.cache._shares.rings.items()}
         mine = rings.get(beamtime, [])
         for arena in mine:
             start = 0
@@ -97,9 +97,9 @@ class AgainstAModel(RuleBasedStateMachine):
                 assert slot.offset - start < nbytes
                 start = (slot.offset + slot.nbytes + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
             assert arena.nbytes - start < nbytes
-        assert not self.cache._free
+        assert not self.cache._shares.free
         active = sum(1 for name, arenas in rings.items() if arenas or name == beamtime)
-        share = max(1, self.cache._count // active)
+        share = max(1, self.cache._shares.count // active)
         if len(mine) < share:
             in_use = {id(slot.arena) for slot in pinned}
             for name, arenas in rings.items():
@@ -173,7 +173,7 @@ class AgainstAModel(RuleBasedStateMachine):
         assert self.cache.pinned_nbytes == sum(slot.nbytes for slot in self.pinned())
         assert self.cache.slots + self.cache.evicted == len(self.slots)
         used = sum(self.cache.used_nbytes(beamtime) for beamtime in BEAMTIMES)
-        assert used + len(self.cache._free) * ARENA == self.cache.nbytes
+        assert used + len(self.cache._shares.free) * ARENA == self.cache.nbytes
 
     @invariant()
     def found_is_what_was_published_last(self) -> None:

@@ -26,13 +26,16 @@ from beamstream.store.catalog.interface import (
     MetaMode,
     Op,
     Put,
+    PutMany,
     Result,
     Skip,
     Stored,
+    StoredMany,
     Unit,
 )
 from beamstream.store.catalog.sqlite import SqliteCatalog
 from beamstream.store.catalog.sqlite_groups import Groups
+from beamstream.store.catalog.sqlite_producers import Producers, Runs
 from beamstream.store.catalog.sqlite_streams import Streams
 from beamstream.store.catalog.sqlite_writer import Writer
 from beamstream.testing.catalog import CatalogTests, failures
@@ -41,13 +44,19 @@ from beamstream.testing.memory_catalog import MemoryCatalog
 from beamstream.testing.memory_state import Beamtime, Entry, Stream
 
 
+class ThatReopens(SqliteCatalog):
+    def reopen(self) -> None:
+        """Files that are closed are opened when they are asked for."""
+        self.close()
+
+
 def sqlite_maker(folder: Path) -> Callable[[], Catalog]:
     numbers = itertools.count()
 
     def make() -> Catalog:
         own = folder / f"catalog{next(numbers)}"
         own.mkdir()
-        return SqliteCatalog(own)
+        return ThatReopens(own)
 
     return make
 
@@ -297,6 +306,42 @@ class SkipsWithoutSeqs(Beamtime):
         return super().skip(replace(op, hi=min(op.hi, op.lo + 1)))
 
 
+class ForgetsProducers(MemoryCatalog):
+    """Counts in memory only: what is sent again after reopening is stored twice."""
+
+    def reopen(self) -> None:
+        for state in self._beamtimes.values():
+            for stream in state.streams.values():
+                stream.sent.clear()
+
+
+class SentAgainWithNewIds(Beamtime):
+    def putmany(self, op: PutMany) -> Result:
+        result = super().putmany(op)
+        if isinstance(result, StoredMany) and result.duplicates and not op.id and not op.ids:
+            return replace(result, id=result.stream.max_id + 1, ids=None)
+        return result
+
+
+class CountsOverAllStreams(Beamtime):
+    def putmany(self, op: PutMany) -> Result:
+        for stream in self.streams.values():
+            self.made(op.source, op.stream).sent.update(stream.sent)
+        return super().putmany(op)
+
+
+class BatchStopsAtAConflict(Beamtime):
+    def putmany(self, op: PutMany) -> Result:
+        results = self.unit(Unit(tuple(self.one_of(op, n) for n in range(len(op.sizes)))))
+        assert isinstance(results, tuple)
+        return next((r for r in results if isinstance(r, Conflicted)), super().putmany(op))
+
+
+class PositionsForgotten(Beamtime):
+    def one_of(self, op: PutMany, index: int) -> Put:
+        return replace(super().one_of(op, index), position=op.position)
+
+
 MISTAKES: list[tuple[str, type[MemoryCatalog]]] = [
     ("seq_follows_the_order_of_commits", SeqBeforeCommit),
     ("seq_follows_the_order_of_commits", IdBeforeCommit),
@@ -320,6 +365,11 @@ MISTAKES: list[tuple[str, type[MemoryCatalog]]] = [
     ("early_acks_turn_into_acks", wrong(EarlyAcksForgotten)),
     ("an_update_merges_deeply", wrong(ShallowUpdate)),
     ("skips_take_seqs_and_are_passed_over", wrong(SkipsWithoutSeqs)),
+    ("a_batch_sent_again_has_the_ids_it_got", ForgetsProducers),
+    ("a_batch_sent_again_has_the_ids_it_got", wrong(SentAgainWithNewIds)),
+    ("each_stream_and_producer_counts_alone", wrong(CountsOverAllStreams)),
+    ("what_was_there_is_told_from_what_is_new", wrong(BatchStopsAtAConflict)),
+    ("a_batch_is_as_many_puts", wrong(PositionsForgotten)),
 ]
 
 
@@ -339,7 +389,7 @@ def nothing(*_: object) -> None:
 
 
 def with_jokers(self: Streams, op: DeleteStream) -> Result:
-    self._cursor.execute("UPDATE stream SET dead = no WHERE name LIKE ?", (f"{op.stream}%",))
+    self._db.execute("UPDATE stream SET dead = no WHERE name LIKE ?", (f"{op.stream}%",))
     return DELETE(self, op)
 
 
@@ -355,11 +405,16 @@ SQLITE_MISTAKES: list[tuple[str, type, str, Callable[..., Any]]] = [
     ("a_fallen_unit_leaves_its_neighbours", Writer, "_unit", half),
     ("a_record_comes_back_as_it_was_put", Streams, "flush", nothing),
     ("deleting_touches_no_other_stream", Streams, "delete", with_jokers),
-    ("a_skipped_id_never_comes", Streams, "_skipped", nothing),
+    ("a_skipped_id_never_comes", Streams, "skipped", nothing),
     ("early_acks_turn_into_acks", Groups, "arrived", nothing),
     ("marks_carry_position_and_counts", Groups, "_drop_counts", nothing),
     ("two_owners_share_nothing", Groups, "_replace_claims", nothing),
     ("a_strict_ack_is_refused_the_second_time", Groups, "_any_acked", nothing),
+    ("a_batch_sent_again_has_the_ids_it_got", Producers, "write_back", nothing),
+    ("a_batch_sent_again_has_the_ids_it_got", Runs, "id_of", nothing),
+    ("a_fallen_unit_counts_nothing", Producers, "forget", nothing),
+    ("producers_expire", Producers, "expire", nothing),
+    ("a_group_is_forgotten", Groups, "_forget", nothing),
 ]
 
 

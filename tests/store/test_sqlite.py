@@ -19,15 +19,23 @@ from beamstream.store.catalog.documents import merged, same_json
 from beamstream.store.catalog.interface import (
     Ack,
     Claim,
+    DeleteGroup,
     DeleteStream,
+    Expire,
+    Finish,
+    Mark,
     Meta,
     MetaMode,
     Op,
+    Persist,
     Refused,
+    Skip,
+    State,
     Stored,
+    Unit,
 )
 from beamstream.store.catalog.sqlite import SqliteCatalog
-from beamstream.testing.catalog_ops import BT, SOURCE, STREAM, info, one, put, records, store
+from beamstream.testing.catalog_ops import BT, SOURCE, STREAM, batch, info, one, put, records, store
 
 
 @pytest.fixture
@@ -96,9 +104,8 @@ def test_a_killed_process_loses_nothing(catalog: SqliteCatalog, tmp_path: Path) 
 def test_a_cut_log_is_a_prefix(catalog: SqliteCatalog, tmp_path: Path) -> None:
     """Wherever a power cut ends the log, whole commits up to there are left, acks included."""
     for n in range(1, 12):
-        catalog.apply(
-            BT, [put(n), put(n, stream="result"), Ack("g", SOURCE, STREAM, ((n, n + 1),))]
-        )
+        counted = batch(3, stream="result", producer=b"p" * 16, sequence=3 * n - 2)
+        catalog.apply(BT, [put(n), counted, Ack("g", SOURCE, STREAM, ((n, n + 1),))])
     log = (tmp_path / f"{BT}.db-wal").read_bytes()
     seen = set()
     for number, length in enumerate(range(0, len(log), 4120 * 3 + 1000)):
@@ -111,7 +118,8 @@ def test_a_cut_log_is_a_prefix(catalog: SqliteCatalog, tmp_path: Path) -> None:
         count = stream.last_seq if stream else 0
         seen.add(count)
         assert len(again.items_by_seq(BT, 1, 0, 99)) == count
-        assert len(again.items_by_seq(BT, 2, 0, 99)) == count
+        assert len(again.items_by_seq(BT, 2, 0, 99)) == 3 * count
+        assert again.producer_position(BT, SOURCE, "result", b"p" * 16) == 3 * count
         group = again.group(BT, "g", SOURCE, STREAM)
         assert (group.acked if group else ()) == (((1, count + 1),) if count else ())
         again.close()
@@ -413,6 +421,44 @@ def test_a_long_read_does_not_stop_writers(catalog: SqliteCatalog) -> None:
     assert catalog.restart_wal(BT)
 
 
+def test_no_operation_leaves_a_read_open(catalog: SqliteCatalog) -> None:
+    """An answer that was not read to its end would keep the log from beginning anew."""
+    counted = put(0, stream="counted", producer=b"p" * 16, sequence=1)
+    ops: list[Op] = [
+        put(1),
+        put(1),
+        put(1, size=5),
+        Skip(SOURCE, STREAM, 5, 8, 1),
+        Skip(SOURCE, STREAM, 5, 8, 1),
+        put(6),
+        put(1, stream="sets", substream=1, expected=2),
+        put(1, stream="sets", substream=1, expected=2),
+        put(1, stream="sets", substream=2, expected=3),
+        batch(3, stream="many"),
+        batch(3, 2, stream="many"),
+        counted,
+        counted,
+        Ack("g", SOURCE, STREAM, ((1, 2),), (1, 6, 9)),
+        Ack("g", SOURCE, STREAM, ((1, 2),), (1, 9), True),
+        Claim("g", SOURCE, STREAM, "me", 1, 9, 1, 1, 2),
+        Mark("g", SOURCE, STREAM, State.DONE, ((1, 3),), owner="you"),
+        Meta(SOURCE, STREAM, MetaMode.INSERT, False, b"{}"),
+        Meta(SOURCE, STREAM, MetaMode.INSERT, False, b"{}"),
+        Unit((put(2), put(2, size=1))),
+        Finish(SOURCE, STREAM, 9, "", 1),
+        Finish(SOURCE, STREAM, 9, "", 1),
+        DeleteGroup("none"),
+        DeleteGroup("g"),
+        Expire(1),
+        Persist(SOURCE, STREAM),
+        DeleteStream(SOURCE, "none"),
+        DeleteStream(SOURCE, STREAM),
+    ]
+    for op in ops:
+        catalog.apply(BT, [op])
+        assert catalog.restart_wal(BT), op
+
+
 def test_few_files_are_open_at_once(tmp_path: Path) -> None:
     catalog = SqliteCatalog(tmp_path, files_open_max=2)
     before = files_open()
@@ -445,6 +491,16 @@ def test_purge_removes_the_rows_a_few_at_a_time(catalog: SqliteCatalog) -> None:
             one(catalog, put(n, stream=stream, substream=1, expected=1), Stored)
         one(catalog, Ack("g", SOURCE, stream, ((1, 4), (7, 9)), (90,)), object)
         one(catalog, Claim("g", SOURCE, stream, "me", 1, 99, 3, 1, 2), object)
+        for n in range(3):
+            op = put(
+                40 + n,
+                stream=stream,
+                substream=1,
+                expected=1,
+                producer=b"p" * 16,
+                sequence=2 * n + 1,
+            )
+            one(catalog, op, Stored)
         if stream == "keep":
             kept = rows()
     assert rows() == 2 * kept
@@ -455,7 +511,7 @@ def test_purge_removes_the_rows_a_few_at_a_time(catalog: SqliteCatalog) -> None:
         assert rows() >= left - 10
         left = rows()
     assert rows() == kept
-    assert info(catalog, "keep").count == 39
+    assert info(catalog, "keep").count == 42
     assert not catalog.purge(BT, 10)
     assert one(catalog, put(1, stream="go"), Stored).stream.no == 3
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 from cyclopts import App, Parameter
 
 from beamstream.cli import common
 from beamstream.cli.common import Config, Data, Json
-from beamstream.store.registry import Beamtime
+
+if TYPE_CHECKING:
+    from beamstream.store.registry import Beamtime
 
 app = App(name="beamtime", help="Open, list and close beamtimes.")
 
@@ -40,6 +41,8 @@ def open_(
 @app.command
 def ls(*, data: Data = None, config: Config = None, json: Json = False) -> None:
     """List the beamtimes that were opened."""
+    import msgspec
+
     with common.opened(data, config) as (_, registry):
         beamtimes = registry.beamtimes()
     if json:

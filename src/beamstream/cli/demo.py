@@ -13,13 +13,15 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from cyclopts import Parameter
 
 from beamstream import limits
-from beamstream.cli.demo_run import Demo, Frame, Group, from_files, simulated
 from beamstream.errors import BadSetting, NoSpace
+
+if TYPE_CHECKING:
+    from beamstream.cli.demo_run import Demo, Frame, Group
 
 _LIVE_SECONDS: Final = 0.5
 _LINE_SECONDS: Final = 1.0
@@ -46,6 +48,8 @@ def demo(
 
     It runs until Ctrl-C, keeps frames in memory only and leaves nothing behind.
     """
+    from beamstream.cli.demo_run import Demo
+
     if not 0 < rate <= 100_000:
         raise BadSetting(f"rate {rate} is not within 0 … 100,000 frames per second")
     if seconds is not None and not 0 < seconds <= 7 * 24 * 3600:
@@ -69,6 +73,8 @@ def demo(
 
 def _source(shape: str, files: tuple[Path, ...]) -> tuple[Iterator[Frame], int]:
     """The frames, and the nbytes of the first."""
+    from beamstream.cli.demo_run import from_files, simulated
+
     frames = from_files(files) if files else simulated(_shape(shape))
     first = next(frames)
     return itertools.chain([first], frames), first[0].nbytes

@@ -1,11 +1,11 @@
 """`beamstream`: finds the command and turns errors into one line and an exit status.
 
-Exit status: 0 done, 1 an error, 2 wrong usage, 3 a node that cannot be reached, 130 interrupted.
+Exit status: 0 done, 1 an error or a problem that was found, 2 wrong usage, 3 a node that cannot be
+reached, 130 interrupted.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -13,12 +13,27 @@ from typing import Final
 from cyclopts import App, CycloptsError, UnknownCommandError
 
 from beamstream._version import __version__
+from beamstream.cli.options import Usage
+from beamstream.cli.terminal import FAILED, INTERRUPTED, STDIO, UNREACHABLE, USAGE, plain, silence
 from beamstream.errors import ConnectionLost, Error, TimedOut
 
-FAILED: Final = 1
-USAGE: Final = 2
-UNREACHABLE: Final = 3
-INTERRUPTED: Final = 130
+COMMANDS: Final = (
+    ("up", "up:up", "Start a node."),
+    ("demo", "demo:demo", "Show a node at work."),
+    ("put", "put:put", "Send files into a stream."),
+    ("get", "get:get", "Write messages into files."),
+    ("watch", "watch:watch", "Tell how a stream goes, each second."),
+    ("find", "find:find", "Search messages by their metadata."),
+    ("stream", "stream:app", "List, check and remove streams."),
+    ("group", "group:app", "Look after groups of readers."),
+    ("bench", "bench:app", "Measure a running node."),
+    ("doctor", "doctor:doctor", "Look for what is wrong, and say what to do."),
+    ("explain", "explain:explain", "Say what an error code means."),
+    ("token", "token:app", "Make, list and revoke tokens."),
+    ("beamtime", "beamtime:app", "Open, list and close beamtimes."),
+    ("config", "config:app", "Show the settings."),
+)
+"""Name, where it is, what it does: nothing is imported before it is asked for."""
 
 app = App(
     name="beamstream",
@@ -30,11 +45,8 @@ app = App(
     suppress_keyboard_interrupt=False,
     result_action="return_value",
 )
-app.command("beamstream.cli.up:up", name="up", help="Start a node.")
-app.command("beamstream.cli.demo:demo", name="demo", help="Show a node at work.")
-app.command("beamstream.cli.token:app", name="token", help="Make, list and revoke tokens.")
-app.command("beamstream.cli.beamtime:app", name="beamtime", help="Open, list and close beamtimes.")
-app.command("beamstream.cli.config:app", name="config", help="Show the settings.")
+for _order, (_name, _where, _help) in enumerate(COMMANDS):
+    app.command(f"beamstream.cli.{_where}", name=_name, help=_help, sort_key=_order)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,9 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0...
     0
     """
+    words = sys.argv[1:] if arguments is None else arguments
     try:
         result = app(
-            list(sys.argv[1:] if arguments is None else arguments),
+            # To the parser a lone "-" is an option that lost its name.
+            [STDIO if word == "-" else word for word in words],
             exit_on_error=False,
             print_error=False,
         )
@@ -54,14 +68,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return result if isinstance(result, int) else 0
     except CycloptsError as error:
         return _complain(_sentence(error), "see beamstream --help", USAGE)
+    except Usage as error:
+        return _complain(error.message, error.hint, USAGE)
+    except BrokenPipeError:
+        silence()
+        return FAILED
     except (ConnectionLost, TimedOut) as error:
         return _complain(error.message, error.hint, UNREACHABLE)
     except Error as error:
         return _complain(error.message, error.hint, FAILED)
-    except BrokenPipeError:
-        # Whoever read our output has seen enough; the interpreter must not flush into it again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
     except OSError as error:
         return _complain(f"{error.strerror or error}: {error.filename or ''}", "", FAILED)
     except KeyboardInterrupt:
@@ -72,14 +87,12 @@ def _sentence(error: CycloptsError) -> str:
     if isinstance(error, UnknownCommandError):
         # Its own text would import every command to look for a similar one.
         return f"there is no command {' '.join(error.unused_tokens or ())[:80]!r}"
-    return " ".join(str(error).split()).rstrip(".")
+    return " ".join(str(error).replace(STDIO, "-").split()).rstrip(".")
 
 
 def _complain(what: str, hint: str, status: int) -> int:
-    line = " ".join(
-        f"beamstream: {what} ({hint})".split() if hint else f"beamstream: {what}".split()
-    )
-    print(line, file=sys.stderr)
+    line = f"beamstream: {what} ({hint})" if hint else f"beamstream: {what}"
+    print(plain(" ".join(line.split())), file=sys.stderr)
     return status
 
 

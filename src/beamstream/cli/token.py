@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
 from beamstream.cli import common
 from beamstream.cli.common import Config, Data, Json
-from beamstream.server import auth
-from beamstream.store.registry import Token
+
+if TYPE_CHECKING:
+    from beamstream.store.registry import Token
 
 app = App(name="token", help="Make, list and revoke tokens.")
 
@@ -26,6 +27,8 @@ def new(
     note: Annotated[str, Parameter(help="For whom or what, shown by `ls`.")] = "",
 ) -> None:
     """Make a token and print it, alone."""
+    from beamstream.server import auth
+
     with common.opened(data, config, create=True) as (folder, registry):
         token = auth.issue(
             registry,

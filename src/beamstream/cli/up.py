@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Final
 
 from cyclopts import Parameter
@@ -37,6 +41,7 @@ def up(
     http: Annotated[str | None, Parameter(help="HOST:PORT for HTTP.")] = None,
     ingest: Annotated[str | None, Parameter(help="HOST:PORT for producers of ASAPO.")] = None,
     data_port: Annotated[str | None, Parameter(help="HOST:PORT of ASAPO's data server.")] = None,
+    native: Annotated[str | None, Parameter(help="HOST:PORT for native clients.")] = None,
     cache: Annotated[str | None, Parameter(help="Size of the cache: 1GiB, 500M.")] = None,
     durability: Annotated[str | None, Parameter(help="cache, os or disk.")] = None,
     advertise: Annotated[str | None, Parameter(help="Host that clients are told.")] = None,
@@ -49,6 +54,7 @@ def up(
         http=http,
         ingest=ingest,
         data_port=data_port,
+        native=native,
         cache=cache,
         durability=durability,
         advertise=advertise,
@@ -56,7 +62,10 @@ def up(
     # The node is heavy to import, and a wrong flag should be told at once.
     from beamstream.server import node
 
-    status: int = node.run(settings, on_ready=on_ready)
+    try:
+        status: int = node.run(settings, on_ready=on_ready)
+    finally:
+        forget(os.environ)
     return status
 
 
@@ -73,8 +82,44 @@ def on_ready(settings: Settings) -> None:
         token = demo_token(folder, registry, common.now_ns())
     finally:
         registry.close()
-    folder.write_connect(connect_document(settings, token))
+    document = connect_document(settings, token)
+    folder.write_connect(document)
+    remember(document, os.environ)
     print(banner(settings, token, nbytes_free=folder.nbytes_free), flush=True)
+
+
+def remember(document: bytes, environ: Mapping[str, str]) -> None:
+    """Write where this node is to the place where programs of the same user look for one."""
+    pointer = _pointer(environ)
+    if pointer is None:
+        return
+    part = pointer.with_name(f".connect-{secrets.token_hex(8)}")
+    try:
+        pointer.parent.mkdir(0o700, parents=True, exist_ok=True)
+        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(document)
+        part.replace(pointer)
+    except OSError as error:
+        # Programs are told the address then, as those of other users are.
+        print(f"cannot write {pointer}: {error.strerror}", file=sys.stderr)
+
+
+def forget(environ: Mapping[str, str]) -> None:
+    """Remove what `remember` wrote, unless another node has written there since."""
+    pointer = _pointer(environ)
+    try:
+        if pointer is not None and json.loads(pointer.read_bytes())["pid"] == os.getpid():
+            pointer.unlink()
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+
+
+def _pointer(environ: Mapping[str, str]) -> Path | None:
+    # The client is not needed for looking at `up --help`.
+    from beamstream.client.native.places import pointer_file
+
+    return pointer_file(environ)
 
 
 def demo_token(folder: DataFolder, registry: Registry, now_ns: int) -> str:
@@ -100,6 +145,7 @@ def demo_token(folder: DataFolder, registry: Registry, now_ns: int) -> str:
 
 def connect_document(settings: Settings, token: str) -> bytes:
     """Return what `connect.json` tells programs of the same user on this machine."""
+    socket = DataFolder(settings.data).native_socket
     document = {
         "version": __version__,
         "pid": os.getpid(),
@@ -107,6 +153,9 @@ def connect_document(settings: Settings, token: str) -> bytes:
         "http": str(_reachable(settings, settings.http)),
         "ingest": str(_reachable(settings, settings.ingest)),
         "data_port": str(_reachable(settings, settings.data_port)),
+        "native": str(_reachable(settings, settings.native)),
+        "unix": str(socket) if socket.is_socket() else "",
+        "tls": settings.tls,
         "beamtime": DEMO_BEAMTIME,
         "token": token,
     }
@@ -115,7 +164,8 @@ def connect_document(settings: Settings, token: str) -> bytes:
 
 def url(settings: Settings) -> str:
     """Return the address of the node as clients write it."""
-    return f"http://{_reachable(settings, settings.http)}"
+    scheme = "https" if settings.tls else "http"
+    return f"{scheme}://{_reachable(settings, settings.http)}"
 
 
 def banner(settings: Settings, token: str, *, nbytes_free: int) -> str:
@@ -132,6 +182,7 @@ def banner(settings: Settings, token: str, *, nbytes_free: int) -> str:
         ("endpoint", _reachable(settings, settings.http), "what ASAPO's clients are given"),
         ("ingest", _reachable(settings, settings.ingest), "producers find it by themselves"),
         ("data server", _reachable(settings, settings.data_port), "consumers find it, too"),
+        ("native", _reachable(settings, settings.native), "native clients find it, too"),
         ("data folder", settings.data.absolute(), f"{nbytes_free / limits.GIB:.1f} GiB free"),
         (
             "cache",
@@ -159,7 +210,10 @@ def unsafe(settings: Settings, nbytes_free: int) -> list[str]:
     if settings.open_doors:
         doors = ", ".join(f"{name} {door}" for name, door in settings.open_doors.items())
         found.append(f"other machines can reach {doors}; ASAPO's protocol sends tokens and data")
-        found.append("in clear: use it inside a trusted network only")
+        if settings.tls:
+            found.append("in clear to ingest and data_port, which TLS does not cover")
+        else:
+            found.append("in clear: use it inside a trusted network only")
     if settings.durability is Level.CACHE:
         found.append("a crash loses messages that were answered (durability cache)")
     elif settings.durability is Level.OS:

@@ -6,6 +6,9 @@ transaction. Operations that need the disk go to one thread, which syncs folders
 the log, and begins again with what has come meanwhile. Neither waits for a timer; the loop never
 waits for a disk, and never for the thread: if that holds the catalog just now, the loop's batch
 goes a moment later.
+
+What has to be written before its record, but needs no file of its own (`Prepare`), is written by
+that thread: all that has come meanwhile in one go.
 """
 
 from __future__ import annotations
@@ -29,18 +32,62 @@ Done = Callable[[Sequence[Result] | Error], None]
 
 
 class Batch:
-    """Operations of one caller, with what must be synced before them."""
+    """Operations of one caller, with what must be synced before them.
 
-    __slots__ = ("beamtime", "done", "folders", "ops", "outcome")
+    `syncs` is False for those that need the thread, but not the disk.
+    """
+
+    __slots__ = ("beamtime", "done", "folders", "ops", "outcome", "syncs")
 
     def __init__(
-        self, beamtime: str, ops: Sequence[Op], done: Done, folders: list[OpenFolder]
+        self,
+        beamtime: str,
+        ops: Sequence[Op],
+        done: Done,
+        folders: Sequence[OpenFolder] = (),
+        *,
+        syncs: bool = True,
     ) -> None:
         self.beamtime = beamtime
         self.ops = ops
         self.done = done
         self.folders = folders
+        self.syncs = syncs
         self.outcome: Sequence[Result] | Error = ()
+
+    @property
+    def failed(self) -> bool:
+        return isinstance(self.outcome, Error)
+
+
+class Prepared(Batch):
+    """A batch whose operations are known only when its bytes have been written.
+
+    Parameters
+    ----------
+    body : what is to be written.
+    placed : called in the thread with (segment, position) of its first byte; the operations.
+    """
+
+    __slots__ = ("body", "placed")
+
+    def __init__(
+        self,
+        beamtime: str,
+        body: memoryview,
+        placed: Callable[[int, int], Sequence[Op]],
+        done: Done,
+        *,
+        syncs: bool,
+    ) -> None:
+        super().__init__(beamtime, (), done, syncs=syncs)
+        self.body = body
+        self.placed = placed
+
+
+Prepare = Callable[[str, list[Prepared]], None]
+"""In the thread: write what these batches of one beamtime need, synced if one of them `syncs`, and
+give each its operations, or the error as its outcome."""
 
 
 class Commits:
@@ -50,6 +97,7 @@ class Commits:
     ----------
     catalog : behind it.
     write_behind : returns operations of a beamtime that may go with any commit.
+    prepare : writes what `submit_prepared` was given.
     """
 
     def __init__(
@@ -57,7 +105,9 @@ class Commits:
         catalog: Catalog,
         loop: asyncio.AbstractEventLoop,
         write_behind: Callable[[str], list[Op]],
+        prepare: Prepare | None = None,
     ) -> None:
+        self._prepare = prepare
         self._catalog = catalog
         self._loop = loop
         self._write_behind = write_behind
@@ -93,6 +143,10 @@ class Commits:
         with self._wanted:
             self._synced.extend(batches)
             self._wanted.notify()
+
+    def submit_prepared(self, batch: Prepared) -> None:
+        """Write the bytes of a batch, then apply it; `done` when it has its level."""
+        self.submit_all_synced((batch,))
 
     def between(self, chore: Callable[[], object]) -> None:
         """Do something between two commits, in the thread; may be called from any thread."""
@@ -185,7 +239,7 @@ class Commits:
             self._loop.call_soon_threadsafe(_deliver, batches)
 
     def _commit(self, batches: list[Batch]) -> None:
-        good = self._sync_folders(batches)
+        good = self._write_prepared(self._sync_folders(batches))
         by_beamtime: dict[str, list[Batch]] = {}
         for batch in good:
             by_beamtime.setdefault(batch.beamtime, []).append(batch)
@@ -193,13 +247,20 @@ class Commits:
             for beamtime, group in by_beamtime.items():
                 self._apply(beamtime, group)
         self._let_go()
+        quick = [batch for batch in good if not batch.syncs]
+        if quick:
+            self._loop.call_soon_threadsafe(_deliver, quick)
         for beamtime, group in by_beamtime.items():
+            synced = [batch for batch in group if batch.syncs]
+            if not synced:
+                continue
             try:
                 self._catalog.sync(beamtime)
             except Error as error:
-                for batch in group:
+                for batch in synced:
                     batch.outcome = error
-        self._loop.call_soon_threadsafe(_deliver, batches)
+        rest = [batch for batch in batches if batch.syncs or (batch.failed and batch not in quick)]
+        self._loop.call_soon_threadsafe(_deliver, rest)
 
     def _sync_folders(self, batches: list[Batch]) -> list[Batch]:
         folders = [folder for batch in batches for folder in batch.folders]
@@ -212,6 +273,18 @@ class Commits:
                         batch.outcome = error
                 return [batch for batch in batches if not batch.folders]
         return batches
+
+    def _write_prepared(self, batches: list[Batch]) -> list[Batch]:
+        waiting: dict[str, list[Prepared]] = {}
+        for batch in batches:
+            if isinstance(batch, Prepared):
+                waiting.setdefault(batch.beamtime, []).append(batch)
+        if not waiting:
+            return batches
+        assert self._prepare is not None
+        for beamtime, group in waiting.items():
+            self._prepare(beamtime, group)
+        return [batch for batch in batches if not batch.failed]
 
     def _do(self, chore: Callable[[], object]) -> None:
         try:

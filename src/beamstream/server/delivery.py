@@ -20,7 +20,7 @@ from beamstream.server.stats import Stats
 from beamstream.server.streams import Streams, View
 from beamstream.store import catalog as ops
 from beamstream.store.catalog import Catalog, Op, State
-from beamstream.store.ranges import RangeSet
+from beamstream.store.ranges import Ranges, RangeSet
 
 _STEPS_MAX = 1_000
 """Messages already taken that one ordered `next` steps over before it answers."""
@@ -71,6 +71,7 @@ class Deliveries:
         *,
         syncs: bool,
         clock: Callable[[], float] = time.monotonic,
+        boot: int = 0,
     ) -> None:
         self._catalog = catalog
         self._streams = streams
@@ -78,6 +79,8 @@ class Deliveries:
         self._stats = stats
         self._syncs = syncs
         self.clock = clock
+        self.first_tag = boot << 32
+        """Tags of deliveries differ over starts of the node."""
         self._written_at: dict[str, float] = {}
         self._dirty: dict[str, dict[tuple[View, str], GroupStream]] = {}
 
@@ -87,7 +90,7 @@ class Deliveries:
             if len(view.groups) >= limits.GROUPS_PER_STREAM_MAX:
                 self._make_room(view)
             state = self._catalog.group(view.beamtime, name, view.source, view.name)
-            found = view.groups[name] = GroupStream(state)
+            found = view.groups[name] = GroupStream(state, self.first_tag)
             found.id_position = self._read_upto(view, found)
         return found
 
@@ -141,7 +144,7 @@ class Deliveries:
                 return self._found(view, name, group, item, delivery, want)
             group.give_back(delivery)
             group.pass_over(delivery.seq, delivery.seq + 1)
-        self._touch(view, name, group)
+        self.touch(view, name, group)
         return _end(view, group)
 
     def _next_by_id(
@@ -154,14 +157,14 @@ class Deliveries:
             item = self._streams.item_by_id(view, id, group.near_seq)
             group.move_id_position(id)
             if item is None:
-                self._touch(view, name, group)
+                self.touch(view, name, group)
                 return Nothing(id, view.id_max)
             group.near_seq = item.seq + 1
             delivery = group.take(item.seq, self.clock(), terms)
             if delivery is not None:
                 return self._found(view, name, group, item, delivery, want)
             self._step_over(view, group, item.seq)
-        self._touch(view, name, group)
+        self.touch(view, name, group)
         return _end(view, group)
 
     def _step_over(self, view: View, group: GroupStream, seq: int) -> None:
@@ -185,7 +188,7 @@ class Deliveries:
         delivery: Delivery,
         want: Want | None,
     ) -> Found:
-        self._touch(view, name, group)
+        self.touch(view, name, group)
         if want is None or not isinstance(item, Dataset):
             return Found(item, delivery)
         return select(item, want, delivery)
@@ -206,7 +209,7 @@ class Deliveries:
             written = group.give_back(found.delivery)
             if group.id_position == found.item.id:
                 group.move_id_position(found.item.id - 1)
-            self._touch(view, name, group)
+            self.touch(view, name, group)
             if written:
                 ranges = ((found.item.seq, found.item.seq + 1),)
                 nack = ops.Nack(name, view.source, view.name, ranges, now_ns=time.time_ns())
@@ -252,7 +255,7 @@ class Deliveries:
                 )
             ranges = ((item.seq, item.seq + 1),)
             op = ops.Ack(name, view.source, view.name, ranges, now_ns=time.time_ns())
-        self._submit_safe(view.beamtime, [op], answer)
+        self.submit_safe(view.beamtime, [op], answer)
 
     def refuse(self, view: View, name: str, id: int, delay_s: float, answer: Answer) -> None:
         """Negative acknowledgement: offer the message again, once, after a delay."""
@@ -264,7 +267,7 @@ class Deliveries:
         delay_s = min(max(delay_s, 0.0), limits.LEASE_SECONDS_MAX)
         group.refuse(item.seq, self.clock() + delay_s)
         ranges = ((item.seq, item.seq + 1),)
-        self._submit_safe(
+        self.submit_safe(
             view.beamtime,
             [ops.Nack(name, view.source, view.name, ranges, now_ns=time.time_ns())],
             answer,
@@ -296,21 +299,37 @@ class Deliveries:
 
     def seek(self, view: View, name: str, id: int, answer: Answer) -> None:
         """Set the position: what has an id above `id` is open again, the rest counts as read."""
-        group = self.group(view, name)
         end = view.visible_seq + 1
         above = RangeSet(self._catalog.seqs_above(view.beamtime, view.no, id) if view.no else ())
         opened = RangeSet(above.within(1, end)).to_tuple()
         done = tuple(RangeSet(above).gaps(1, end)) if end > 1 else ()
+        self.seek_seqs(view, name, id, done, opened, answer)
+
+    def seek_seqs(
+        self, view: View, name: str, id: int, done: Ranges, opened: Ranges, answer: Answer
+    ) -> None:
+        """Set the position by id to `id`; what is in `opened` is open again, `done` is read."""
+        group = self.group(view, name)
         # Marks that are on their way were made before the seek and must not undo it.
         self._commits.flush()
         before = self._drain(view, name, group)
         group.seek(id, done, opened)
         self._drain(view, name, group)
         seek = ops.Seek(name, view.source, view.name, id, done, opened, now_ns=time.time_ns())
-        self._submit_safe(view.beamtime, [*before, seek], answer)
+        self.submit_safe(view.beamtime, [*before, seek], answer)
         view.wake()
 
-    def _submit_safe(self, beamtime: str, batch: Sequence[Op], answer: Answer) -> None:
+    def settle(self, view: View, name: str) -> None:
+        """Apply what is on its way for a group: marks made before must not undo what follows."""
+        self._commits.flush()
+        before = self._drain(view, name, self.group(view, name))
+        if before:
+            self._commits.submit(view.beamtime, before, _nothing)
+            self._commits.flush()
+
+    def submit_safe(self, beamtime: str, batch: Sequence[Op], answer: Answer) -> None:
+        """Apply, and answer when it is safe, with the first refusal if there is one."""
+
         def done(outcome: Sequence[ops.Result] | Error) -> None:
             if isinstance(outcome, Error):
                 answer(outcome)
@@ -348,7 +367,8 @@ class Deliveries:
     def dirty_beamtimes(self) -> list[str]:
         return list(self._dirty)
 
-    def _touch(self, view: View, name: str, group: GroupStream) -> None:
+    def touch(self, view: View, name: str, group: GroupStream) -> None:
+        """Note that a group may have something to be written behind."""
         if group.dirty:
             dirty = self._dirty.get(view.beamtime)
             if dirty is None:
@@ -372,7 +392,7 @@ class Deliveries:
     def _make_room(self, view: View) -> None:
         """Forget groups whose state is all in the catalog and that hold no leases."""
         for name, group in list(view.groups.items()):
-            if not group.dirty and not group.leased():
+            if not (group.dirty or group.leased() or group.users):
                 del view.groups[name]
         if len(view.groups) >= limits.GROUPS_PER_STREAM_MAX:
             raise TooMany(f"stream {view.name!r} has too many groups in use at once")

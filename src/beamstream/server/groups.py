@@ -8,17 +8,16 @@ ASAPO reads). Times are seconds of any monotonic clock; they come in as argument
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Hashable, Iterable, Iterator
 
 import msgspec
 
+from beamstream.errors import StaleLease
+from beamstream.server.leases import NEVER, Leases, Pending, Run, within
 from beamstream.store.catalog.interface import GroupState, Ranges
 from beamstream.store.ranges import RangeSet
 
-NEVER = float("inf")
-
-_STALE_MAX = 64
+__all__ = ["NEVER", "Delivery", "GroupStream", "Hold", "Lease", "Terms", "unacknowledged"]
 
 
 class Terms(msgspec.Struct, frozen=True, gc=False):
@@ -34,6 +33,30 @@ class Terms(msgspec.Struct, frozen=True, gc=False):
     redeliveries: int
 
 
+class Hold(msgspec.Struct, frozen=True, gc=False):
+    """How a member of the native lane is handed stretches of messages.
+
+    Parameters
+    ----------
+    owner : who holds the lease, also when it comes again by another connection.
+    seconds : the lease; 0: the messages are done when they are handed out.
+    attempts : deliveries of one message before it is dead; 0 for no limit.
+    """
+
+    owner: Hashable
+    seconds: float
+    attempts: int = 0
+
+
+class Lease(msgspec.Struct, frozen=True, gc=False):
+    """The messages `lo` … `hi` - 1, handed out together, each for the `count`-th time."""
+
+    lo: int
+    hi: int
+    tag: int
+    count: int = 1
+
+
 class Delivery(msgspec.Struct, frozen=True, gc=False):
     """One message handed to one member.
 
@@ -44,23 +67,14 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
     seq: int
     tag: int
     count: int
-    undo: _Pending | None
-
-
-class _Pending:
-    """A message that was delivered with a lease, or was given back, until it is due."""
-
-    __slots__ = ("count", "due", "limit", "tag")
-
-    def __init__(self, due: float, count: int, limit: int, tag: int) -> None:
-        self.due = due
-        self.count = count
-        self.limit = limit
-        self.tag = tag
+    undo: Pending | None
 
 
 class GroupStream:
     """The state of one group in one stream.
+
+    `first_tag` is below all tags that are given: those of an earlier life of the node are not above
+    it, and are told from the present ones so.
 
     >>> group = GroupStream()
     >>> group.next(0.0, last_seq=2).seq, group.next(0.0, last_seq=2).seq
@@ -69,7 +83,7 @@ class GroupStream:
     True
     """
 
-    def __init__(self, state: GroupState | None = None) -> None:
+    def __init__(self, state: GroupState | None = None, first_tag: int = 0) -> None:
         self.id_position = state.id_position if state else 0
         self.last_grouped = 0
         """The largest id handed out by a read of the last message with this group."""
@@ -83,9 +97,14 @@ class GroupStream:
         self._counts: dict[int, int] = dict(state.counts if state else ())
         # Everything that is not open: done, acknowledged, dead, and pending.
         self._taken = self.done.union(self.acked).union(self.dead)
-        self._pending: dict[int, _Pending] = {}
-        self._heap: list[tuple[float, int, int]] = []
-        self._tag = 0
+        self._leases = Leases()
+        self._first_tag = self._tag = first_tag
+        self.moves = 0
+        """How often something that had been handed out, or passed, was opened again."""
+        self.users = 0
+        """Who would be surprised if this object were forgotten and made anew."""
+        self.redelivered = 0
+        """Deliveries that were not the first of their message, since the group was loaded."""
         self._new_done = RangeSet()
         self._new_dead = RangeSet()
         self._new_counts: dict[int, int] = {}
@@ -117,10 +136,10 @@ class GroupStream:
         seq = delivery.seq
         drained = False
         if delivery.tag:
-            pending = self._pending.get(seq)
+            pending = self._leases.pending.get(seq)
             if pending is None or pending.tag != delivery.tag:
                 return False
-            del self._pending[seq]
+            del self._leases.pending[seq]
         elif self.done.contains(seq):
             self.done.remove(seq, seq + 1)
             drained = not self._new_done.remove(seq, seq + 1)
@@ -129,8 +148,9 @@ class GroupStream:
         self._count(seq, delivery.count - 1)
         if delivery.undo is None:
             self._taken.remove(seq, seq + 1)
+            self.moves += 1
         else:
-            self._schedule(seq, delivery.undo)
+            self._leases.add(seq, delivery.undo)
         return drained
 
     def pass_over(self, lo: int, hi: int) -> None:
@@ -144,13 +164,8 @@ class GroupStream:
 
     def due(self) -> float:
         """When the next message is due again; `NEVER` if none is pending."""
-        while self._heap:
-            due, tag, seq = self._heap[0]
-            pending = self._pending.get(seq)
-            if pending is not None and pending.tag == tag:
-                return due
-            heapq.heappop(self._heap)
-        return NEVER
+        first = self._leases.first()
+        return first[1].due if first is not None else NEVER
 
     def is_open(self, seq: int) -> bool:
         return not self._taken.contains(seq)
@@ -164,7 +179,88 @@ class GroupStream:
         return tuple(self._taken.gaps(1, last_seq + 1))
 
     def leased(self) -> int:
-        return len(self._pending)
+        return len(self._leases)
+
+    def leased_since(self) -> float:
+        """When the oldest lease was given; `NEVER` if there is none."""
+        return self._leases.since()
+
+    # ---------------------------------------------------------------- handing out stretches
+
+    def first_open(self, lo: int, hi: int) -> tuple[int, int] | None:
+        """The first stretch of open messages in [lo, hi)."""
+        return next(self._taken.gaps(lo, hi), None)
+
+    def first_due(self, now: float) -> tuple[int, int] | None:
+        """The stretch that is due again first; what is due and spent is dead from now on."""
+        while (first := self._leases.first()) is not None and first[1].due <= now:
+            seq, pending = first
+            if pending.spent:
+                self._die(seq, pending)
+                continue
+            if isinstance(pending, Run):
+                return next(iter(pending.left))
+            return seq, seq + 1
+        return None
+
+    def lease(self, lo: int, hi: int, now: float, hold: Hold) -> Lease | None:
+        """Hand out the open messages from `lo` on, up to `hi` or where they differ in attempts.
+
+        None if those have been delivered as often as allowed before the node was started: they are
+        dead from now on.
+        """
+        count = 0
+        if self._counts:
+            count = self._counts.get(lo, 0)
+            hi = next((at for at in range(lo, hi) if self._counts.get(at, 0) != count), hi)
+        self._taken.add(lo, hi)
+        if 0 < hold.attempts <= count:
+            self._mark_dead(lo, hi)
+            return None
+        return self._lease(lo, hi, count + 1, now, hold)
+
+    def lease_due(self, hi: int, now: float, hold: Hold) -> Lease:
+        """Hand out what `first_due` has named, up to `hi`."""
+        first = self._leases.first()
+        assert first is not None
+        lo, pending = first
+        if isinstance(pending, Run):
+            self._leases.take_out(pending, lo, hi)
+        else:
+            del self._leases.pending[lo]
+            hi = lo + 1
+        return self._lease(lo, hi, pending.count + 1, now, hold)
+
+    def abandon(self, lo: int, hi: int, now: float) -> None:
+        """What is open or due in [lo, hi) counts as handed out: something newer has come."""
+        for start, end in list(self._taken.gaps(lo, hi)):
+            self.pass_over(start, end)
+        waiting = [(seq, seq + 1, left) for seq, left in self._leases.pending.items()]
+        for run in self._leases.holding(lo, hi):
+            waiting += [(start, end, run) for start, end in run.left.within(lo, hi)]
+        for start, end, left in waiting:
+            if left.due <= now and lo <= start < hi:
+                self._leases.drop(start, end)
+                self._mark_done(start, end)
+
+    def drop(self, lo: int, hi: int) -> None:
+        """There is nothing to be handed out at these seqs, though it is pending."""
+        self._leases.drop(lo, hi)
+        self._mark_done(lo, hi)
+
+    def _lease(self, lo: int, hi: int, count: int, now: float, hold: Hold) -> Lease:
+        if count > 1:
+            self.redelivered += hi - lo
+            for seq in range(lo, hi):
+                self._count(seq, count)
+        if hold.seconds <= 0:
+            self._mark_done(lo, hi)
+            return Lease(lo, hi, 0, count)
+        tag = self._new_tag()
+        due = now + hold.seconds
+        left = RangeSet(((lo, hi),))
+        self._leases.add_run(Run(left, hold.owner, due, count, hold.attempts, tag, now))
+        return Lease(lo, hi, tag, count)
 
     # ---------------------------------------------------------------- what members say
 
@@ -172,7 +268,7 @@ class GroupStream:
         """Acknowledge a message in whatever state it is; False if it was before."""
         if not self.acked.add(seq, seq + 1):
             return False
-        self._pending.pop(seq, None)
+        self._leases.drop(seq, seq + 1)
         self._taken.add(seq, seq + 1)
         self.done.remove(seq, seq + 1)
         self.dead.remove(seq, seq + 1)
@@ -189,19 +285,20 @@ class GroupStream:
 
     def refuse(self, seq: int, due: float) -> None:
         """Negative acknowledgement: offer it again at `due`, once."""
-        pending = self._pending.get(seq)
+        pending = self._leases.find(seq)
         count = pending.count if pending else self._counts.get(seq, int(not self.is_open(seq)))
+        since = pending.since if pending else due
         self._reopen(seq, seq + 1)
         self._taken.add(seq, seq + 1)
-        self._tag += 1
-        self._schedule(seq, _Pending(due, count, count, self._tag))
+        self._leases.add(seq, Pending(due, count, count + 1, self._new_tag(), since))
 
     def seek(self, id_position: int, done: Ranges, opened: Ranges) -> None:
         """Everything in `opened` is open again; what was open in `done` counts as handed out."""
+        self.moves += 1
+        self.near_seq = 0
         for lo, hi in opened:
             self._reopen(lo, hi)
-            for seq in _within(lo, hi, self._counts):
-                self._count(seq, 0)
+            self._forget_counts(lo, hi)
         for lo, hi in done:
             for start, end in list(self._taken.gaps(lo, hi)):
                 self.done.add(start, end)
@@ -209,6 +306,115 @@ class GroupStream:
         self.move_id_position(id_position)
         self.early_acks = {id for id in self.early_acks if id <= id_position}
         self.last_grouped = min(self.last_grouped, id_position)
+
+    # ---------------------------------------------------------------- what holders say
+
+    def acknowledge_range(self, tag: int, lo: int, hi: int) -> Ranges:
+        """Acknowledge messages of a lease; what is returned was not acknowledged before.
+
+        A lease that has ended and was not offered to anybody else still counts.
+
+        Raises
+        ------
+        StaleLease : not all of them are leased under this tag, or acknowledged. Nothing changes.
+        """
+        held = tuple(self._leases.tagged(tag, lo, hi))
+        if sum(end - start for start, end in held) < hi - lo:
+            rest = RangeSet(held).gaps(lo, hi)
+            if not all(self.acked.covers(start, end) for start, end in rest):
+                raise _stale(lo, hi)
+        for start, end in held:
+            self._leave(tag, start, end)
+            self.acked.add(start, end)
+            self._forget_counts(start, end)
+        return held
+
+    def refuse_range(
+        self, tag: int, ranges: Ranges, now: float, delay_s: float, *, counted: bool
+    ) -> None:
+        """Offer messages of a lease again after a delay, as an attempt or as if never handed out.
+
+        Raises
+        ------
+        StaleLease : not all of them are leased under this tag. Nothing changes.
+        """
+        held = []
+        for lo, hi in RangeSet(ranges):
+            found = list(self._leases.tagged(tag, lo, hi))
+            if sum(end - start for start, end in found) < hi - lo:
+                raise _stale(lo, hi)
+            held += found
+        for start, end in held:
+            pending = self._leases.runs.get(tag) or self._leases.pending[start]
+            self._leave(tag, start, end)
+            self._offer(RangeSet(((start, end),)), pending, now + delay_s, counted=counted)
+
+    def extend(self, tag: int, due: float) -> bool:
+        """A lease ends at another time; False if there is none of this tag."""
+        run = self._leases.runs.get(tag)
+        if run is not None:
+            self._leases.move(run, due)
+        return run is not None
+
+    def release(
+        self, owner: Hashable, now: float, *, counted: bool, keep: Collection[int] = ()
+    ) -> None:
+        """What this member holds is due at once; it may still come back for what nobody has got.
+
+        `counted`: as an attempt, for it may be what has brought the member down. `keep`: tags of
+        leases that it has still.
+        """
+        for run in self._leases.owned(owner):
+            if run.tag in keep:
+                continue
+            if counted:
+                self._leases.move(run, min(run.due, now))
+            else:
+                left = run.left.copy()
+                for lo, hi in left:
+                    self._leases.take_out(run, lo, hi)
+                self._offer(left, run, now, counted=False)
+
+    def resume(self, tag: int, ranges: Ranges, last_seq: int, now: float, hold: Hold) -> Ranges:
+        """A member comes again and names what it still has of a lease: that much goes on.
+
+        The rest of the lease is due at once. A lease from before the node was started is given
+        back where its messages are open.
+        """
+        run = self._leases.runs.get(tag)
+        wanted = RangeSet(ranges)
+        if run is not None:
+            if run.owner != hold.owner:
+                return ()
+            kept = run.left & wanted
+            rest = run.left - wanted
+            for lo, hi in rest:
+                self._leases.take_out(run, lo, hi)
+            self._offer(rest, run, now, counted=True)
+            if kept:
+                self._leases.move(run, now + hold.seconds)
+            return kept.to_tuple()
+        if not 0 < tag <= self._first_tag or hold.seconds <= 0:
+            return ()
+        kept = wanted & tuple(self._taken.gaps(1, last_seq + 1))
+        if not kept:
+            return ()
+        count = 1
+        for lo, hi in kept:
+            self._taken.add(lo, hi)
+            count = max([count, *(self._counts[seq] for seq in within(lo, hi, self._counts))])
+        due = now + hold.seconds
+        self._leases.add_run(Run(kept, hold.owner, due, count, hold.attempts, tag, now))
+        return kept.to_tuple()
+
+    def revive(self, ranges: Ranges = ()) -> Ranges:
+        """Open dead messages again (without `ranges` all), as if never delivered; return which."""
+        revived = self.dead & ranges if ranges else self.dead.copy()
+        self.moves += 1
+        for lo, hi in revived:
+            self._reopen(lo, hi)
+            self._forget_counts(lo, hi)
+        return revived.to_tuple()
 
     # ---------------------------------------------------------------- writing behind
 
@@ -241,40 +447,69 @@ class GroupStream:
             # It was delivered before this node was started.
             count = self._counts[seq] + 1
             self._count(seq, count)
-        if terms is None:
-            self._mark_done(seq, seq + 1)
-            return Delivery(seq, 0, count, None)
-        self._tag += 1
-        self._schedule(seq, _Pending(now + terms.seconds, count, terms.redeliveries, self._tag))
-        return Delivery(seq, self._tag, count, None)
+        return self._handed_out(seq, count, now, terms, None)
 
     def _next_due(self, now: float, terms: Terms | None) -> Delivery | None:
-        while self.due() <= now:
-            _, _, seq = heapq.heappop(self._heap)
-            before = self._pending.pop(seq)
-            limit = before.limit
-            if limit and before.count > limit:
-                self.dead.add(seq, seq + 1)
-                self._new_dead.add(seq, seq + 1)
+        while (first := self._leases.first()) is not None and first[1].due <= now:
+            seq, before = first
+            if before.spent:
+                self._die(seq, before)
                 continue
-            count = before.count + 1
-            self._count(seq, count)
-            if terms is None:
-                self._mark_done(seq, seq + 1)
-                return Delivery(seq, 0, count, before)
-            self._tag += 1
-            again = _Pending(now + terms.seconds, count, terms.redeliveries, self._tag)
-            self._schedule(seq, again)
-            return Delivery(seq, self._tag, count, before)
+            if isinstance(before, Run):
+                self._leases.take_out(before, seq, seq + 1)
+                before = Pending(
+                    before.due, before.count, before.attempts, before.tag, before.since
+                )
+            else:
+                del self._leases.pending[seq]
+            self.redelivered += 1
+            self._count(seq, before.count + 1)
+            return self._handed_out(seq, before.count + 1, now, terms, before)
         return None
 
-    def _schedule(self, seq: int, pending: _Pending) -> None:
-        self._pending[seq] = pending
-        heapq.heappush(self._heap, (pending.due, pending.tag, seq))
-        if len(self._heap) > 2 * len(self._pending) + _STALE_MAX:
-            # What was acknowledged early leaves its entry behind, below a lease that lasts long.
-            self._heap = [(left.due, left.tag, at) for at, left in self._pending.items()]
-            heapq.heapify(self._heap)
+    def _handed_out(
+        self, seq: int, count: int, now: float, terms: Terms | None, before: Pending | None
+    ) -> Delivery:
+        if terms is None:
+            self._mark_done(seq, seq + 1)
+            return Delivery(seq, 0, count, before)
+        tag = self._new_tag()
+        attempts = terms.redeliveries + 1 if terms.redeliveries else 0
+        self._leases.add(seq, Pending(now + terms.seconds, count, attempts, tag, now))
+        return Delivery(seq, tag, count, before)
+
+    def _offer(self, left: RangeSet, before: Pending, due: float, *, counted: bool) -> None:
+        """These messages, which are in no lease any more, are offered again at `due`."""
+        count = before.count - (not counted)
+        if not counted and before.count > 1:
+            for lo, hi in left:
+                for seq in range(lo, hi):
+                    self._count(seq, count)
+        if left:
+            tag = self._new_tag()
+            self._leases.add_run(Run(left, None, due, count, before.attempts, tag, before.since))
+
+    def _leave(self, tag: int, lo: int, hi: int) -> None:
+        """These messages, which are pending under this tag, are no longer."""
+        run = self._leases.runs.get(tag)
+        if run is not None:
+            self._leases.take_out(run, lo, hi)
+        else:
+            self._leases.drop(lo, hi)
+
+    def _die(self, seq: int, spent: Pending) -> None:
+        """It is due and was delivered as often as allowed; of a run, all of it."""
+        if isinstance(spent, Run):
+            for lo, hi in list(spent.left):
+                self._leases.take_out(spent, lo, hi)
+                self._mark_dead(lo, hi)
+        else:
+            del self._leases.pending[seq]
+            self._mark_dead(seq, seq + 1)
+
+    def _new_tag(self) -> int:
+        self._tag += 1
+        return self._tag
 
     def _count(self, seq: int, count: int) -> None:
         """Remember how often a message was delivered; the first time is not worth a note."""
@@ -284,23 +519,33 @@ class GroupStream:
             self._counts.pop(seq, None)
             self._new_counts.pop(seq, None)
 
+    def _forget_counts(self, lo: int, hi: int) -> None:
+        if self._counts:
+            for seq in within(lo, hi, self._counts):
+                self._count(seq, 0)
+
     def _mark_done(self, lo: int, hi: int) -> None:
         self.done.add(lo, hi)
         self._new_done.add(lo, hi)
+
+    def _mark_dead(self, lo: int, hi: int) -> None:
+        self.dead.add(lo, hi)
+        self._new_dead.add(lo, hi)
 
     def _reopen(self, lo: int, hi: int) -> None:
         for marks in (self.done, self.acked, self.dead, self._taken):
             marks.remove(lo, hi)
         for marks in (self._new_done, self._new_dead):
             marks.remove(lo, hi)
-        for seq in _within(lo, hi, self._pending):
-            del self._pending[seq]
+        self._leases.drop(lo, hi)
 
 
-def _within(lo: int, hi: int, seqs: Collection[int]) -> list[int]:
-    if hi - lo < len(seqs):
-        return [seq for seq in range(lo, hi) if seq in seqs]
-    return [seq for seq in seqs if lo <= seq < hi]
+def _stale(lo: int, hi: int) -> StaleLease:
+    what = f"message {lo}" if hi == lo + 1 else f"messages {lo} to {hi - 1}"
+    return StaleLease(
+        f"the lease of {what} (by seq) has ended",
+        hint="they are offered again; ask for longer leases, or extend them while you work",
+    )
 
 
 def unacknowledged(pairs: Iterable[tuple[int, int]], acked: RangeSet) -> Iterator[int]:

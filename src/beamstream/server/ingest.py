@@ -82,6 +82,7 @@ class Put:
         "producer",
         "reply",
         "root",
+        "seq",
         "slot",
         "streamed",
         "view",
@@ -100,6 +101,8 @@ class Put:
         self.root = Root.CORE
         self.arrived_ns = 0
         self.reply: Reply | None = None
+        self.seq = 0
+        """Of the item, once it is recorded."""
         self.op: ops.Put | None = None
         self.streamed: StreamedFile | None = None
 
@@ -337,6 +340,9 @@ class Ingest:
             expected=message.expected,
             node=self._node,
             boot=self._boot,
+            info=message.info,
+            producer=message.sender,
+            sequence=message.sequence,
         )
         return op
 
@@ -363,7 +369,7 @@ class Ingest:
                 put.view.hidden_parts.discard((put.message.id, put.message.substream))
                 self._restore(put, duplicate)
                 put.view.hidden_parts.discard((put.message.id, put.message.substream))
-                self._answer(put, Answer(put.message.id, duplicate=True))
+                self._answer(put, Answer(duplicate.id, duplicate=True))
             case ops.Conflicted() | ops.Refused() as refused:
                 self._refuse(put, refused.error)
             case other:
@@ -391,7 +397,9 @@ class Ingest:
             root=op.root,
             node=op.node,
             boot=op.boot,
+            info=op.info,
         )
+        put.seq = stored.seq
         slot = put.slot
         if slot is not None and put.streamed is None:
             self._cache.publish(
@@ -516,7 +524,11 @@ class Ingest:
         """
         if nbytes > self._cache.payload_nbytes_max:
             raise TooLarge(f"metadata of {nbytes} bytes is larger than what the cache takes")
-        slot = self._cache.allocate(producer.beamtime, nbytes)
+        return self.allocate(producer.beamtime, nbytes, resume)
+
+    def allocate(self, beamtime: str, nbytes: int, resume: Callable[[], None]) -> Slot | Wait:
+        """Memory that the cache takes; `resume` is called when it is worth trying again."""
+        slot = self._cache.allocate(beamtime, nbytes)
         if slot is None:
             self._for_room.append(resume)
             return WAIT

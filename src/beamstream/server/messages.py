@@ -25,6 +25,8 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     size : nbytes that the producer says.
     mode : bits of ASAPO's ingest mode (protocol section 5.6).
     meta : JSON text; empty for none.
+    info : description of the payload, opaque.
+    sender, sequence : who counts his messages, and the number of this one (`catalog.Put`).
     """
 
     source: str
@@ -36,6 +38,9 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     meta: bytes
     substream: int = 0
     expected: int = 0
+    info: bytes = b""
+    sender: bytes = b""
+    sequence: int = 0
 
 
 class Producer(msgspec.Struct, frozen=True):

@@ -7,6 +7,7 @@ import os
 import secrets
 import signal
 import socket
+import ssl
 import sys
 import time
 from array import array
@@ -31,13 +32,18 @@ from beamstream.server.doors.asapo_data import DataConnection
 from beamstream.server.doors.asapo_ingest import IngestConnection
 from beamstream.server.doors.front import FrontHandler
 from beamstream.server.doors.http import HttpConnection
+from beamstream.server.doors.native import NativeConnection
 from beamstream.server.doors.services import Services
 from beamstream.server.doors.sockets import allow_many_descriptors
 from beamstream.server.ingest import Ingest
+from beamstream.server.payloads import Payloads
+from beamstream.server.puts import Puts
 from beamstream.server.reads import Reads
 from beamstream.server.roots import Roots
+from beamstream.server.segment_logs import SegmentLogs
 from beamstream.server.stats import Stats
 from beamstream.server.streams import Streams
+from beamstream.server.subscriptions import Hall, Subscriptions
 from beamstream.settings import Address, Settings
 from beamstream.store.arenas import Arenas
 from beamstream.store.cache import Cache
@@ -51,6 +57,7 @@ log = structlog.get_logger("node")
 _SWITCH_INTERVAL_S = 0.0005
 """Threads that come back from a system call get their turn soon, not after Python's 5 ms."""
 
+_DOORS = ("http", "ingest", "data", "native")
 _WRITE_BEHIND_S = 0.1
 _REFRESH_S = 1.0
 
@@ -96,7 +103,7 @@ class Node:
         self._settings = settings
         self._folder = folder
         self._arenas = arenas
-        self._admissions = {name: Admission() for name in ("http", "ingest", "data")}
+        self._admissions = {name: Admission() for name in _DOORS}
         self._servers: list[asyncio.Server] = []
 
     async def serve(self, on_ready: OnReady) -> None:
@@ -141,7 +148,8 @@ class Node:
         self._cache = Cache(self._arenas.views, _BufIds())
         self._stats = Stats()
         self._streams = Streams(self._catalog)
-        self._commits = Commits(self._catalog, loop, self._marks)
+        self._logs = SegmentLogs(folder.segments, _referenced)
+        self._commits = Commits(self._catalog, loop, self._marks, self._logs.prepare)
         self._maintenance = Maintenance(self._catalog, self._commits)
         self._threads = ThreadPoolExecutor(limits.FILE_THREADS, "files")
         self._deliveries = Deliveries(
@@ -150,6 +158,15 @@ class Node:
             self._commits,
             self._stats,
             syncs=settings.durability >= Level.DISK,
+            boot=self._boot,
+        )
+        beamtimes = Beamtimes(settings, self._registry)
+        payloads = Payloads(
+            cache=self._cache,
+            streams=self._streams,
+            roots=self._roots,
+            beamtimes=beamtimes,
+            logs=self._logs,
         )
         ingest = Ingest(
             loop=loop,
@@ -163,20 +180,40 @@ class Node:
             node=self._registry.node_id,
             boot=self._boot,
         )
+        puts = Puts(
+            loop=loop,
+            streams=self._streams,
+            commits=self._commits,
+            cache=self._cache,
+            payloads=payloads,
+            ingest=ingest,
+            stats=self._stats,
+            threads=self._threads,
+            durability=settings.durability,
+            node=self._registry.node_id,
+            boot=self._boot,
+        )
+        hall = Hall(loop, self._catalog, self._streams, self._deliveries, self._stats)
         self._services = Services(
             loop=loop,
             authorizer=Authorizer(self._registry, folder.key, time.time),
-            beamtimes=Beamtimes(settings, self._registry),
+            beamtimes=beamtimes,
             catalog=self._catalog,
             cache=self._cache,
             streams=self._streams,
             ingest=ingest,
             deliveries=self._deliveries,
-            reads=Reads(self._catalog, self._streams, self._cache),
+            reads=Reads(self._catalog, self._streams, payloads),
             roots=self._roots,
             stats=self._stats,
             threads=self._threads,
             advertise=settings.advertise,
+            payloads=payloads,
+            logs=self._logs,
+            puts=puts,
+            subscriptions=Subscriptions(hall),
+            disk_free=lambda: folder.nbytes_free,
+            connections=lambda: sum(map(len, self._admissions.values())),
         )
 
     def _marks(self, beamtime: str) -> list[Op]:
@@ -186,8 +223,9 @@ class Node:
 
     async def _open_doors(self) -> Settings:
         services, settings = self._services, self._settings
-        searches = asyncio.Semaphore(limits.QUERIES_AT_ONCE_MAX)
         admissions = self._admissions
+        tls = _tls(settings)
+        services.tls = tls is not None
         ingest = await self._listen(
             lambda: IngestConnection(services, admissions["ingest"]), settings.ingest
         )
@@ -196,18 +234,57 @@ class Node:
         )
         http = await self._listen(
             lambda: HttpConnection(
-                self._loop, lambda: FrontHandler(services, searches), admissions["http"]
+                self._loop, lambda: FrontHandler(services, services.searches), admissions["http"]
             ),
             settings.http,
+            tls,
         )
-        services.ports.update(ingest=ingest.port, data=data.port, http=http.port)
-        return msgspec.structs.replace(settings, http=http, ingest=ingest, data_port=data)
+        native = await self._listen(
+            lambda: NativeConnection(services, admissions["native"]), settings.native, tls
+        )
+        await self._listen_unix(lambda: NativeConnection(services, admissions["native"]))
+        services.ports.update(
+            ingest=ingest.port, data=data.port, http=http.port, native=native.port
+        )
+        return msgspec.structs.replace(
+            settings, http=http, ingest=ingest, data_port=data, native=native
+        )
 
-    async def _listen(self, make: Callable[[], asyncio.BaseProtocol], address: Address) -> Address:
+    async def _listen_unix(self, make: Callable[[], asyncio.BaseProtocol]) -> None:
+        """The native door for programs of the same user on this machine."""
+        path = self._folder.native_socket
+        try:
+            path.unlink(missing_ok=True)
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                listener.bind(str(path))
+                # Nobody can connect before this: it does not listen yet.
+                path.chmod(0o600)
+                server = await self._loop.create_unix_server(
+                    make, sock=listener, backlog=limits.BACKLOG
+                )
+            except BaseException:
+                listener.close()
+                raise
+        except OSError as error:
+            # A path of more than 107 bytes, or a file system without sockets.
+            log.warning("no Unix socket", path=str(path), reason=error.strerror or str(error))
+            return
+        self._servers.append(server)
+        self._services.unix = str(path)
+
+    async def _listen(
+        self,
+        make: Callable[[], asyncio.BaseProtocol],
+        address: Address,
+        tls: ssl.SSLContext | None = None,
+    ) -> Address:
         """Open a door; return where it really listens."""
         try:
             listener = _bound(address)
-            server = await self._loop.create_server(make, sock=listener, backlog=limits.BACKLOG)
+            server = await self._loop.create_server(
+                make, sock=listener, backlog=limits.BACKLOG, ssl=tls
+            )
         except OSError as error:
             raise BadSetting(
                 f"cannot listen at {address}: {error.strerror or error}",
@@ -234,6 +311,9 @@ class Node:
                 self._services.authorizer.refresh(time.time())
             except StorageError as error:
                 log.error("tokens cannot be checked; nobody is let in", reason=str(error))
+            for connection in self._admissions["native"]:
+                assert isinstance(connection, NativeConnection)
+                connection.check_grant()
 
     # ------------------------------------------------------------------ stopping
 
@@ -245,11 +325,17 @@ class Node:
         for admission in self._admissions.values():
             admission.stop()
         deadline = self._loop.time() + limits.DRAIN_SECONDS_MAX
-        http = self._admissions["http"]
-        while self._services.ingest.under_way or len(http):
+        http, native = self._admissions["http"], self._admissions["native"]
+        ingest, puts = self._services.ingest, self._services.puts
+        while ingest.under_way or puts.under_way or len(http):
             if self._loop.time() > deadline:
                 log.warning("requests under way are given up", connections=len(http))
                 break
+            await asyncio.sleep(0.01)
+        for connection in native:
+            assert isinstance(connection, NativeConnection)
+            connection.finish()
+        while len(native) and self._loop.time() < deadline:
             await asyncio.sleep(0.01)
         self._commits.flush()
         for beamtime in self._deliveries.dirty_beamtimes():
@@ -263,6 +349,8 @@ class Node:
         self._roots.forget_notes()
         self._maintenance.close()
         self._commits.close()
+        self._logs.close()
+        self._folder.native_socket.unlink(missing_ok=True)
         for beamtime in self._catalog.opened():
             try:
                 self._catalog.sync(beamtime)
@@ -271,6 +359,32 @@ class Node:
         self._catalog.close()
         self._roots.close()
         self._registry.close()
+
+
+def _referenced(beamtime: str, segment: int) -> int:
+    """Nothing is known of torn segments but what is in them."""
+    return 0
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    """What the doors http and native need to speak TLS; None if they speak in clear.
+
+    Raises
+    ------
+    BadSetting : certificate or key cannot be used.
+    """
+    if settings.tls_cert is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(settings.tls_cert, settings.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise BadSetting(
+            f"the certificate {settings.tls_cert} cannot be used: {error}",
+            hint="tls_cert and tls_key are PEM files that belong together",
+        ) from None
+    return context
 
 
 def _bound(address: Address) -> socket.socket:

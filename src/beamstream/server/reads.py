@@ -6,8 +6,8 @@ from beamstream import limits
 from beamstream.errors import BadInput, BadQuery, TimedOut
 from beamstream.model import Dataset, Item, Record, StreamInfo
 from beamstream.server.delivery import Found, Nothing, Want, check_kind, select
+from beamstream.server.payloads import Payloads, Spot
 from beamstream.server.streams import Streams, View
-from beamstream.store.cache import Cache, Slot
 from beamstream.store.catalog import Catalog
 from beamstream.store.query import parse
 
@@ -15,10 +15,10 @@ from beamstream.store.query import parse
 class Reads:
     """Reads of streams as they are visible."""
 
-    def __init__(self, catalog: Catalog, streams: Streams, cache: Cache) -> None:
+    def __init__(self, catalog: Catalog, streams: Streams, payloads: Payloads) -> None:
         self._catalog = catalog
         self._streams = streams
-        self._cache = cache
+        self._payloads = payloads
 
     def by_id(self, view: View, id: int, want: Want | None) -> Found | Nothing:
         """A message or dataset by its id.
@@ -114,11 +114,10 @@ class Reads:
 
     # ------------------------------------------------------------------ payloads
 
-    def slot(self, view: View, record: Record) -> Slot | None:
+    def spot(self, view: View, record: Record) -> Spot | None:
         """Where the payload of a record is in memory."""
-        return self._cache.find((view.beamtime, view.no, record.seq, record.substream))
+        return self._payloads.find(view, record)
 
     def buf_id(self, view: View, record: Record) -> int:
         """The address of a payload for readers, 0 when it is not in memory."""
-        slot = self._cache.find((view.beamtime, view.no, record.seq, record.substream))
-        return slot.buf_id if slot is not None else 0
+        return self._payloads.buf_id(view, record)

@@ -30,7 +30,7 @@ class Histogram:
         self.counts = [0] * BUCKETS
         self.total = 0
 
-    def add(self, delay_ns: int) -> None:
+    def add(self, delay_ns: int, times: int = 1) -> None:
         micros = delay_ns // 1000
         if micros < 1:
             index = 0
@@ -39,8 +39,8 @@ class Histogram:
             # The two bits behind the leading one divide the octave in four.
             quarter = ((micros << 2) >> octave) & 3
             index = min(octave * BUCKETS_PER_OCTAVE + quarter, BUCKETS - 1)
-        self.counts[index] += 1
-        self.total += 1
+        self.counts[index] += times
+        self.total += times
 
     def quantile(self, share: float) -> float:
         """Nanoseconds below which `share` of the delays are; 0 without any."""
@@ -93,8 +93,8 @@ class Stats:
         self.nbytes_out = 0
         self.refused = 0
 
-    def arrived(self, beamtime: str, source: str, who: Who, nbytes: int) -> None:
-        self.messages_in += 1
+    def arrived(self, beamtime: str, source: str, who: Who, nbytes: int, count: int = 1) -> None:
+        self.messages_in += count
         self.nbytes_in += nbytes
         key = (beamtime, source, who.step, who.instance)
         counts = self.producers.get(key)
@@ -102,21 +102,38 @@ class Stats:
             while len(self.producers) >= limits.CLIENTS_MAX:
                 del self.producers[next(iter(self.producers))]
             counts = self.producers[key] = ProducerCounts(who.address)
-        counts.messages += 1
+        counts.messages += count
         counts.nbytes += nbytes
 
     def handed_out(
-        self, beamtime: str, source: str, group: str, who: Who, delay_ns: int, count: int
+        self,
+        beamtime: str,
+        source: str,
+        group: str,
+        who: Who,
+        delay_ns: int,
+        count: int,
+        messages: int = 1,
     ) -> None:
-        self.messages_out += 1
+        """So many messages, each for the `count`-th time; the delay is that of the oldest."""
+        self.messages_out += messages
         edge = self._edge((beamtime, source, group, who.step, who.instance))
-        edge.messages += 1
+        edge.messages += messages
         if count > 1:
-            edge.again += 1
-        edge.delivered.add(delay_ns)
+            edge.again += messages
+        edge.delivered.add(delay_ns, messages)
 
-    def acknowledged(self, beamtime: str, source: str, group: str, who: Who, delay_ns: int) -> None:
-        self._edge((beamtime, source, group, who.step, who.instance)).acknowledged.add(delay_ns)
+    def acknowledged(
+        self,
+        beamtime: str,
+        source: str,
+        group: str,
+        who: Who,
+        delay_ns: int,
+        messages: int = 1,
+    ) -> None:
+        edge = self._edge((beamtime, source, group, who.step, who.instance))
+        edge.acknowledged.add(delay_ns, messages)
 
     def lines(self) -> Iterator[str]:
         """A summary for the log at the end."""

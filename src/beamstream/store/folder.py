@@ -8,6 +8,8 @@
     DIR/catalog/        records
     DIR/beamtimes/      files of beamtimes
     DIR/beamlines/      files that producers sent as raw data of a beamline
+    DIR/segments/       payloads of messages without a name (store.segments)
+    DIR/native.sock     Unix socket of the native door, while a node runs
     DIR/connect.json    address and token for programs of the same user, mode 0600
 """
 
@@ -52,7 +54,7 @@ class DataFolder:
         if create:
             try:
                 self.path.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
-                for folder in (self.catalog, self.beamtimes, self.beamlines):
+                for folder in (self.catalog, self.segments, self.beamtimes, self.beamlines):
                     folder.mkdir(FOLDER_MODE, exist_ok=True)
                 sync_path(self.catalog)
             except OSError as error:
@@ -76,6 +78,14 @@ class DataFolder:
     @property
     def catalog(self) -> Path:
         return self.path / "catalog"
+
+    @property
+    def segments(self) -> Path:
+        return self.path / "segments"
+
+    @property
+    def native_socket(self) -> Path:
+        return self.path / "native.sock"
 
     @property
     def beamtimes(self) -> Path:

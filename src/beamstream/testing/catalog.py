@@ -7,7 +7,8 @@ A catalog passes when a class like this one passes under pytest::
         def make_catalog(self, tmp_path):
             return lambda: MyCatalog(tmp_path)
 
-`make_catalog` gives a new, empty catalog (of its own folder or schema) whenever it is called.
+`make_catalog` gives a new, empty catalog (of its own folder or schema) whenever it is called. A
+catalog that keeps things should have a method ``reopen()``, which closes it and opens it again.
 `failures` runs the same tests without pytest, to show that a wrong catalog does not pass.
 """
 
@@ -19,17 +20,28 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 
 from beamstream.store.catalog.interface import Catalog
+from beamstream.testing.catalog_batches import BatchTests
 from beamstream.testing.catalog_datasets import DatasetTests
 from beamstream.testing.catalog_groups import GroupTests
 from beamstream.testing.catalog_model import ModelTests
 from beamstream.testing.catalog_names import NameTests
+from beamstream.testing.catalog_producers import ProducerTests
 from beamstream.testing.catalog_reads import ReadTests
 from beamstream.testing.catalog_streams import StreamTests
 
 __all__ = ["CatalogTests", "failures"]
 
 
-class CatalogTests(StreamTests, NameTests, DatasetTests, GroupTests, ReadTests, ModelTests):
+class CatalogTests(
+    StreamTests,
+    BatchTests,
+    ProducerTests,
+    NameTests,
+    DatasetTests,
+    GroupTests,
+    ReadTests,
+    ModelTests,
+):
     """All tests; a subclass provides the fixture ``make_catalog``."""
 
     @pytest.fixture

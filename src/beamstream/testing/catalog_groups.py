@@ -12,6 +12,8 @@ from beamstream.store.catalog.interface import (
     Catalog,
     Claim,
     Claimed,
+    DeleteGroup,
+    DeleteStream,
     Done,
     Expire,
     Mark,
@@ -324,3 +326,34 @@ class GroupTests:
         assert (state(catalog).acked, state(catalog).early_acks) == (((2, 3),), ())
         one(catalog, Expire(450), Done)
         assert [g.group for g in catalog.groups(BT, SOURCE, STREAM)] == ["g"]
+
+    def test_a_group_is_forgotten(self, catalog: Catalog) -> None:
+        for stream in (STREAM, "other", "gone"):
+            store(catalog, 1, 2, stream=stream)
+            for group in ("g", "g1"):
+                op = Ack(group, SOURCE, stream, ((1, 2),), (9,), now_ns=5)
+                one(catalog, op, Acked)
+        one(catalog, DeleteStream(SOURCE, "gone"), Done)
+        assert granted(catalog, claim("a", 1, 9)) == ((2, 9),)
+        everything = [(g, SOURCE, s) for g in ("g", "g1") for s in ("other", STREAM)]
+        assert [row[:3] for row in catalog.groups_of(BT)] == everything
+        assert {row[3] for row in catalog.groups_of(BT)} == {10, 5}
+        kept = state(catalog, "g1")
+        one(catalog, DeleteGroup("g", SOURCE, STREAM), Done)
+        assert [row[:3] for row in catalog.groups_of(BT)] == [everything[0], *everything[2:]]
+        assert catalog.group(BT, "g", SOURCE, STREAM) is None
+        assert granted(catalog, claim("b", 1, 3)) == ((1, 3),)
+        for unknown in (
+            DeleteGroup("none"),
+            DeleteGroup("g", SOURCE, "gone"),
+            DeleteGroup("g", "det2", STREAM),
+            DeleteGroup("g", SOURCE),
+        ):
+            one(catalog, unknown, Refused)
+        one(catalog, DeleteGroup("g"), Done)
+        one(catalog, DeleteGroup("g"), Refused)
+        assert [row[:3] for row in catalog.groups_of(BT)] == everything[2:]
+        assert state(catalog, "g1") == kept
+        one(catalog, ack((2, 3), now=1), Acked)
+        assert (state(catalog).acked, state(catalog).last_used_ns) == (((2, 3),), 1)
+        assert catalog.groups_of("nothing") == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -14,6 +15,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from beamstream.errors import StreamFinished
 from beamstream.store.catalog.interface import (
     Ack,
     Acked,
@@ -36,12 +38,14 @@ from beamstream.store.catalog.interface import (
     Skip,
     State,
     Stored,
+    StoredMany,
     Unit,
 )
-from beamstream.testing.catalog_ops import BT, NOW, SOURCE, put
+from beamstream.testing.catalog_ops import BT, NOW, SOURCE, batch, put, reopen
 
 STREAMS = ("run1", "run10")
 GROUPS = ("g", "h")
+PRODUCERS = (b"", b"p" * 16, b"q" * 16)
 ids = st.integers(1, 12)
 spans = st.tuples(st.integers(1, 14), st.integers(0, 6)).map(lambda pair: (pair[0], sum(pair)))
 
@@ -55,6 +59,7 @@ class ModelStream:
         self.last_id = -1
         self.states: dict[tuple[str, int], State] = {}
         self.early: set[tuple[str, int]] = set()
+        self.sent: dict[tuple[bytes, int], int] = {}
 
     @property
     def max_id(self) -> int:
@@ -76,6 +81,22 @@ class ModelStream:
             return Refused
         self.add(ident, content)
         return Stored
+
+    def put_counted(
+        self, ident: int, content: str, producer: bytes, sequence: int
+    ) -> tuple[type, int]:
+        """The kind of result, and the id."""
+        key = (producer, sequence)
+        if producer and not ident and key in self.sent:
+            known = self.sent[key]
+            return (Duplicate, known) if self.contents.get(known) == content else (Conflicted, 0)
+        kind = self.put(ident, content)
+        if kind not in (Stored, Duplicate):
+            return kind, ident
+        stored = ident or max(self.ids)
+        if producer:
+            self.sent.setdefault(key, 0 if ident else stored)
+        return kind, stored
 
     def skip(self, lo: int, hi: int) -> type:
         if hi <= lo or 0 <= self.last_id < hi - 1:
@@ -123,7 +144,7 @@ class AgainstAModel(RuleBasedStateMachine):
     @rule(stream=st.sampled_from(STREAMS), ident=ids | st.just(0), content=st.sampled_from("ab"))
     def put(self, stream: str, ident: int, content: str) -> None:
         model = self.model[stream]
-        op = put(ident, stream=stream, name=content)
+        op = put(ident, stream=stream, name=content, digest=content.encode() * 16)
         assert type(self.do(op)) is model.put(ident, content)
 
     @rule(
@@ -135,7 +156,10 @@ class AgainstAModel(RuleBasedStateMachine):
         model = self.model[stream]
         before = (list(model.ids), dict(model.contents), dict(model.states), set(model.early))
         expected = [model.put(ident, content) for ident, content in puts]
-        ops = [put(ident, stream=stream, name=content) for ident, content in puts]
+        ops = [
+            put(ident, stream=stream, name=content, digest=content.encode() * 16)
+            for ident, content in puts
+        ]
         results: list[Result] = self.catalog.apply(BT, [Unit(tuple(ops))] if together else ops)
         if together:
             assert isinstance(results[0], tuple)
@@ -143,6 +167,72 @@ class AgainstAModel(RuleBasedStateMachine):
             if Conflicted in expected or Refused in expected:
                 model.ids, model.contents, model.states, model.early = before
         assert [type(result) for result in results] == expected
+
+    @rule(
+        stream=st.sampled_from(STREAMS),
+        first=ids | st.just(0),
+        steps=st.lists(st.integers(-1, 2), max_size=3),
+        content=st.sampled_from("ab"),
+        producer=st.sampled_from(PRODUCERS),
+        sequence=st.integers(1, 6),
+        together=st.booleans(),
+    )
+    def put_batch(
+        self,
+        stream: str,
+        first: int,
+        steps: list[int],
+        content: str,
+        producer: bytes,
+        sequence: int,
+        together: bool,
+    ) -> None:
+        """Automatic ids, or `first` and others some steps away."""
+        model = self.model[stream]
+        before = (
+            list(model.ids), dict(model.contents), dict(model.states), set(model.early),
+            dict(model.sent),
+        )  # fmt: skip
+        count = len(steps) + 1
+        given = tuple(max(1, first + sum(steps[:n])) for n in range(count)) if first else None
+        op = msgspec.structs.replace(
+            batch(count, ids=given, names=(content,) * count, producer=producer, stream=stream),
+            sizes=(1000,) * count,
+            digests=content.encode() * 16 * count,
+            sequence=sequence if producer else 0,
+        )
+        expected = [
+            model.put_counted(given[n] if given else 0, content, producer, sequence + n)
+            for n in range(count)
+        ]
+        (result,) = self.catalog.apply(BT, [Unit((op,))] if together else [op])
+        if isinstance(result, tuple):
+            (result,) = result
+            if {kind for kind, _ in expected} & {Conflicted, Refused}:
+                model.ids, model.contents, model.states, model.early, model.sent = before
+        kinds = [kind for kind, _ in expected]
+        if isinstance(result, Refused):
+            assert set(kinds) <= {Conflicted, Refused}
+            return
+        assert isinstance(result, StoredMany)
+        found: list[type] = [Stored] * count
+        for lo, hi in result.duplicates:
+            found[lo:hi] = [Duplicate] * (hi - lo)
+        for index, error in result.failures:
+            found[index] = Refused if isinstance(error, StreamFinished) else Conflicted
+        assert found == kinds
+        ids_found = result.ids or tuple(range(result.id, result.id + count))
+        assert list(ids_found) == [ident for _, ident in expected]
+        assert result.count == kinds.count(Stored)
+        assert [n for lo, hi in result.new(count) for n in range(lo, hi)] == [
+            n for n, kind in enumerate(kinds) if kind is Stored
+        ]
+        if result.count and not together:
+            assert result.seq == len(model.ids) - result.count + 1
+
+    @rule()
+    def reopen(self) -> None:
+        reopen(self.catalog)
 
     @rule(stream=st.sampled_from(STREAMS), span=spans)
     def skip(self, stream: str, span: tuple[int, int]) -> None:
@@ -249,6 +339,13 @@ class AgainstAModel(RuleBasedStateMachine):
             assert names == [model.contents[ident] for _, ident in present]
             by_id = self.catalog.ids(BT, stream.no, 0, 99, 99)
             assert by_id == sorted((ident, seq) for seq, ident in present)
+            missing = [ident for ident in range(1, 16) if ident not in model.contents]
+            gaps = self.catalog.gaps(BT, stream.no, 1, 16, 99)
+            assert [ident for lo, hi in gaps for ident in range(lo, hi)] == missing
+            for producer in PRODUCERS:
+                sent = [sequence for p, sequence in model.sent if p == producer]
+                position = self.catalog.producer_position(BT, SOURCE, name, producer)
+                assert position == max(sent, default=0)
             self.same_groups(name, model)
 
     def same_groups(self, name: str, model: ModelStream) -> None:

@@ -6,7 +6,15 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from beamstream.model import Place, Record, StreamInfo
-from beamstream.store.catalog.interface import Catalog, GroupState, Op, Put, Result, Stored
+from beamstream.store.catalog.interface import (
+    Catalog,
+    GroupState,
+    Op,
+    Put,
+    PutMany,
+    Result,
+    Stored,
+)
 
 BT = "11000001"
 SOURCE = "det"
@@ -29,6 +37,8 @@ def put(
     substream: int = 0,
     expected: int = 0,
     mode: int = 9,
+    producer: bytes = b"",
+    sequence: int = 0,
 ) -> Put:
     return Put(
         source=source,
@@ -49,6 +59,50 @@ def put(
         node=3,
         boot=4,
         run=5,
+        producer=producer,
+        sequence=sequence,
+    )
+
+
+def batch(
+    count: int,
+    ident: int = 0,
+    *,
+    ids: tuple[int, ...] | None = None,
+    stream: str = STREAM,
+    content: bytes = b"x",
+    names: tuple[str, ...] | None = None,
+    metas: tuple[bytes, ...] | None = None,
+    infos: tuple[bytes, ...] | bytes = b"",
+    place: int = Place.CACHE,
+    producer: bytes = b"",
+    sequence: int = 0,
+    timestamp_ns: int = NOW,
+) -> PutMany:
+    """Payloads of 1000, 1001, … bytes; all with a digest made of one byte."""
+    return PutMany(
+        source=SOURCE,
+        stream=stream,
+        id=ident,
+        ids=ids,
+        sizes=tuple(range(1000, 1000 + count)),
+        digests=content * 16 * count,
+        metas=metas,
+        infos=infos,
+        names=names,
+        timestamp_ns=timestamp_ns,
+        arrived_ns=NOW - 5,
+        mode=9,
+        level=1,
+        place=place,
+        root=1,
+        segment=2,
+        position=70,
+        node=3,
+        boot=4,
+        run=5,
+        producer=producer,
+        sequence=sequence,
     )
 
 
@@ -92,3 +146,10 @@ def begin(catalog: Catalog, ops: Sequence[Op]) -> Callable[[], list[Result]]:
         commit: Callable[[], list[Result]] = start(BT, ops)
         return commit
     return lambda: catalog.apply(BT, ops)
+
+
+def reopen(catalog: Catalog) -> None:
+    """Close the catalog and open it again, if it has a way to; what it has stored stays."""
+    way = getattr(catalog, "reopen", None)
+    if way is not None:
+        way()

@@ -8,7 +8,7 @@ import pytest
 
 from beamstream.errors import TimedOut
 from beamstream.model import Dataset, Place
-from beamstream.store.catalog.interface import Catalog, Finish, Skip, Stored
+from beamstream.store.catalog.interface import Catalog, Finish, Ranges, Skip, Stored
 from beamstream.store.query import parse
 from beamstream.testing.catalog_ops import BT, NOW, SOURCE, STREAM, info, one, put, records, store
 
@@ -54,6 +54,63 @@ class ReadTests:
         no = info(catalog).no
         found = [catalog.last_item(BT, no, upto) for upto in range(6)]
         assert [item.id if item else 0 for item in found] == [0, 4, 4, 9, 9, 9]
+
+    def test_the_seq_at_a_time(self, catalog: Catalog) -> None:
+        for n in range(1, 8):
+            one(catalog, put(n, timestamp_ns=10 * n), Stored)
+        one(catalog, Skip(SOURCE, STREAM, 20, 30, 75), Stored)
+        for n in range(30, 33):
+            one(catalog, put(n, timestamp_ns=10 * n), Stored)
+        no = info(catalog).no
+
+        def at(timestamp_ns: int, upto_seq: int = 99) -> int:
+            return catalog.seq_at(BT, no, timestamp_ns, upto_seq)
+
+        assert [at(t) for t in (0, 10, 11, 40, 69, 70, 71, 300, 301, 320, 321)] == [
+            1, 1, 2, 4, 7, 7, 18, 18, 19, 20, 21,
+        ]  # fmt: skip
+        assert [at(30, upto) for upto in (0, 2, 3, 20)] == [1, 3, 3, 3]
+        assert [at(71, upto) for upto in (7, 12, 17, 18, -5)] == [8, 13, 18, 18, 1]
+        assert catalog.seq_at(BT, no + 5, 0, 9) == catalog.seq_at("nothing", 1, 0, 9) == 1
+        for n in (1, 2, 3):
+            for part in (2, 1):
+                op = put(n, stream="sets", substream=part, expected=2, timestamp_ns=10 * n + part)
+                one(catalog, op, Stored)
+        no = info(catalog, "sets").no
+        assert [at(t) for t in (5, 11, 22, 31, 40)] == [1, 1, 3, 3, 4]
+
+    def test_gaps_between_ids(self, catalog: Catalog) -> None:
+        store(catalog, 3, 4, 8, 1)
+        one(catalog, Skip(SOURCE, STREAM, 5, 7, NOW), Stored)
+        one(catalog, Skip(SOURCE, STREAM, 12, 15, NOW), Stored)
+        no = info(catalog).no
+        everything = ((2, 3), (7, 8), (9, 12), (15, 20))
+
+        def gaps(lo: int, hi: int, limit: int = 99) -> Ranges:
+            return catalog.gaps(BT, no, lo, hi, limit)
+
+        assert gaps(1, 20) == gaps(-3, 20) == everything
+        assert [gaps(1, 20, limit) for limit in (0, 1, 3)] == [(), everything[:1], everything[:3]]
+        assert [gaps(5, 8), gaps(6, 7), gaps(6, 11), gaps(10, 11), gaps(13, 15)] == [
+            ((7, 8),), (), ((7, 8), (9, 11)), ((10, 11),), (),
+        ]  # fmt: skip
+        assert [gaps(14, 16), gaps(40, 42), gaps(9, 9), gaps(9, 5)] == [
+            ((15, 16),),
+            ((40, 42),),
+            (),
+            (),
+        ]
+        assert gaps(14, 2**63) == ((15, 2**63),)
+        assert catalog.gaps(BT, no + 5, 2, 4, 9) == catalog.gaps("nothing", 1, 2, 4, 9) == ((2, 4),)
+        store(catalog, 1, 2, 3, stream="dense")
+        dense = info(catalog, "dense").no
+        assert catalog.gaps(BT, dense, 1, 4, 9) == ()
+        assert catalog.gaps(BT, dense, 2, 9, 9) == ((4, 9),)
+        for n in (2, 2**63 - 1):
+            op = put(n, stream="sets", substream=1, expected=2, timestamp_ns=NOW)
+            one(catalog, op, Stored)
+        sets = info(catalog, "sets").no
+        assert catalog.gaps(BT, sets, 1, 2**64, 9) == ((1, 2), (3, 2**63 - 1))
 
     def test_seqs_above_an_id(self, catalog: Catalog) -> None:
         store(catalog, 1, 2, 5)

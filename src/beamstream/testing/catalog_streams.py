@@ -69,16 +69,25 @@ class StreamTests:
         assert catalog.group(BT, "g", "a", "b") is None
         assert catalog.groups(BT, "a", "b") == []
         assert catalog.last_acked_id(BT, "g", "a", "b") == 0
+        assert catalog.groups_of(BT) == []
+        assert catalog.seq_at(BT, 1, 0, 9) == 1
+        assert catalog.gaps(BT, 1, 2, 5, 9) == ((2, 5),)
+        assert catalog.producer_position(BT, "a", "b", b"p" * 16) == 0
         assert catalog.apply(BT, []) == []
         catalog.sync(BT)
 
     def test_a_record_comes_back_as_it_was_put(self, catalog: Catalog) -> None:
         op = put(7, name="raw/ä b.cbf", meta=b'{"a" : [1, null]}', timestamp_ns=2**62)
+        op = msgspec.structs.replace(
+            op, segment=9, position=2**40, info=b"\x93\x00", input_source="det/ö",
+            input_stream="raw", input_seq=2**61,
+        )  # fmt: skip
         stored = one(catalog, op, Stored)
         assert (stored.seq, stored.id, stored.ready_seq) == (1, 7, 0)
         expected = Record(
             1, 7, 0, op.name, op.size, op.digest, op.meta, op.timestamp_ns, op.arrived_ns,
-            op.mode, op.level, op.place, op.root, op.node, op.boot, op.run,
+            op.mode, op.level, op.place, op.root, op.node, op.boot, op.run, 9, 2**40,
+            b"\x93\x00", "det/ö", "raw", 2**61,
         )  # fmt: skip
         assert records(catalog) == [expected]
         assert catalog.items_by_id(BT, stored.stream.no, 7, 8, 1) == [expected]

@@ -14,10 +14,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from beamstream.errors import TimedOut
+from beamstream.limits import ID_MAX
 from beamstream.model import Dataset, Item, Record, StreamInfo
 from beamstream.store.catalog.interface import Catalog, GroupState, Op, Ranges, Result, State
 from beamstream.store.query import Query, matches, sort_key
-from beamstream.testing.memory_state import Beamtime, Stream, common, joined
+from beamstream.testing.memory_state import Beamtime, Stream, common, joined, without
 
 
 class MemoryCatalog(Catalog):
@@ -134,6 +135,27 @@ class MemoryCatalog(Catalog):
                 )
             )
 
+    def seq_at(self, beamtime: str, stream_no: int, timestamp_ns: int, upto_seq: int) -> int:
+        with self._lock:
+            upto_seq = max(0, min(upto_seq, self._stream(beamtime, stream_no).last_seq))
+            for item in self._items(beamtime, stream_no):
+                first = item.parts[0] if isinstance(item, Dataset) else item
+                if item.seq <= upto_seq and first.timestamp_ns >= timestamp_ns:
+                    return item.seq
+            return upto_seq + 1
+
+    def gaps(self, beamtime: str, stream_no: int, lo: int, hi: int, limit: int) -> Ranges:
+        with self._lock:
+            entries = self._stream(beamtime, stream_no).entries
+            wanted = [(max(lo, 1), min(hi, ID_MAX + 1))]
+            missing = without(wanted, [(entry.lo, entry.hi) for entry in entries])
+            return tuple(missing[: max(0, limit)])
+
+    def producer_position(self, beamtime: str, source: str, stream: str, producer: bytes) -> int:
+        with self._lock:
+            named = self._named(beamtime, source, stream)
+            return max(named.sent.get(producer, ()) if named else (), default=0)
+
     def file(self, beamtime: str, name: str) -> tuple[str, str, Record] | None:
         with self._lock:
             state = self._beamtimes.get(beamtime)
@@ -196,6 +218,20 @@ class MemoryCatalog(Catalog):
                 )
                 for name, group in sorted(named.groups.items() if named else ())
             ]
+
+    def groups_of(self, beamtime: str) -> list[tuple[str, str, str, int]]:
+        with self._lock:
+            state = self._beamtimes.get(beamtime)
+            found = (
+                [
+                    (group, stream.source, stream.name, state.used[group])
+                    for stream in (state.streams.values() if state else ())
+                    for group in stream.groups
+                ]
+                if state
+                else []
+            )
+            return sorted(found, key=lambda row: [name.encode() for name in row[:3]])
 
     def last_acked_id(self, beamtime: str, group: str, source: str, stream: str) -> int:
         with self._lock:

@@ -20,7 +20,7 @@ from beamstream.errors import (
     TooLarge,
     TooMany,
 )
-from beamstream.model import Dataset, Item, Record, StreamInfo
+from beamstream.model import Dataset, Item, Place, Record, StreamInfo
 from beamstream.store.catalog import interface as face
 from beamstream.store.catalog.interface import (
     Acked,
@@ -50,7 +50,7 @@ def joined(spans: Iterable[tuple[int, int]]) -> Spans:
     return result
 
 
-def _without(spans: Iterable[tuple[int, int]], holes: Iterable[tuple[int, int]]) -> Spans:
+def without(spans: Iterable[tuple[int, int]], holes: Iterable[tuple[int, int]]) -> Spans:
     left = joined(spans)
     for a, b in holes:
         left = (
@@ -107,6 +107,8 @@ class Stream:
     finished_first: bool = False
     persistent: bool = False
     groups: dict[str, GroupStream] = field(default_factory=dict)
+    sent: dict[bytes, dict[int, tuple[int, int]]] = field(default_factory=dict)
+    """Id (0: chosen by the producer) and time of each message, by producer and sequence."""
 
     @property
     def last_seq(self) -> int:
@@ -168,12 +170,12 @@ class GroupStream:
 
     def become(self, spans: Iterable[tuple[int, int]], state: State | None) -> int:
         spans = joined(spans)
-        new = _size(_without(spans, self.spans[state])) if state else 0
+        new = _size(without(spans, self.spans[state])) if state else 0
         for other in State:
             if other is state:
                 self.spans[other] = joined([*self.spans[other], *spans])
             else:
-                self.spans[other] = _without(self.spans[other], spans)
+                self.spans[other] = without(self.spans[other], spans)
         if state is State.ACKED:
             self.drop_counts(spans)
         return new
@@ -218,6 +220,26 @@ class Beamtime:
     # -------------------------------------------------------------------------- streams
 
     def put(self, op: face.Put) -> Result:
+        if not op.producer:
+            return self.store(op)
+        if len(op.producer) != 16 or not 1 <= op.sequence < limits.ID_MAX:
+            return Refused(BadInput("producers have 16 bytes and count from 1"))
+        automatic = op.id == 0 and not op.substream and not op.expected
+        there = self.streams.get((op.source, op.stream), Stream(0, op.source, op.stream))
+        ident, _ = there.sent.get(op.producer, {}).get(op.sequence, (-1, 0))
+        if automatic and ident >= 0:
+            entry = there.at(ident)
+            if entry is None or not self.same_payload(entry.records[0], op):
+                return Conflicted(IdConflict(f"number {op.sequence} was something else"))
+            return Duplicate(there.info(), ident, entry.records[0])
+        result = self.store(op)
+        if isinstance(result, Stored | Duplicate):
+            stored = result.id if automatic else 0
+            sent = self.made(op.source, op.stream).sent.setdefault(op.producer, {})
+            sent.setdefault(op.sequence, (stored, op.timestamp_ns))
+        return result
+
+    def store(self, op: face.Put) -> Result:
         there = self.streams.get((op.source, op.stream), Stream(0, op.source, op.stream))
         if op.id == 0 and not op.substream and not op.expected:
             ident = there.max_id + 1
@@ -251,7 +273,11 @@ class Beamtime:
         return Record(
             seq, ident, op.substream, op.name, op.size, op.digest, op.meta, op.timestamp_ns,
             op.arrived_ns, op.mode, op.level, op.place, op.root, op.node, op.boot, op.run,
+            op.segment, op.position, op.info, op.input_source, op.input_stream, op.input_seq,
         )  # fmt: skip
+
+    def same_payload(self, record: Record, op: face.Put) -> bool:
+        return (record.size, record.digest) == (op.size, op.digest)
 
     def same(self, record: Record, op: face.Put) -> bool:
         def told(x: Record | face.Put) -> tuple[object, ...]:
@@ -259,7 +285,8 @@ class Beamtime:
             meta = json.dumps(_numbers(json.loads(x.meta)), sort_keys=True)
             return x.name, x.size, x.digest, meta
 
-        return told(record) == told(op)
+        both = record.info and op.info
+        return told(record) == told(op) and (not both or record.info == op.info)
 
     def objection(self, there: Stream, entry: Entry | None, op: face.Put, ident: int) -> str:
         if there.kind and (there.kind == "dataset") != bool(op.substream or op.expected):
@@ -281,6 +308,76 @@ class Beamtime:
             for ident in come:
                 seq = entry.seq + ident - entry.lo
                 group.become([(seq, seq + 1)], State.ACKED)
+
+    def putmany(self, op: face.PutMany) -> Result:
+        count = len(op.sizes)
+        columns = [
+            op.ids or op.sizes,
+            op.metas or op.sizes,
+            op.names or op.sizes,
+            op.sizes if isinstance(op.infos, bytes) else op.infos,
+            range(len(op.digests) // 16) if op.digests else op.sizes,
+        ]
+        uncounted = op.producer and (
+            len(op.producer) != 16 or not 1 <= op.sequence <= limits.ID_MAX - count
+        )
+        if (
+            not 1 <= count <= limits.NATIVE_BATCH_MAX
+            or any(len(column) != count for column in columns)
+            or len(op.digests) % 16
+            or (op.id and op.ids)
+            or any(ident < 1 for ident in op.ids or ())
+            or op.id < 0
+            or uncounted
+        ):
+            return Refused(BadInput("that is not a batch"))
+        there = self.streams.get((op.source, op.stream))
+        if there and there.kind == "dataset":
+            return Conflicted(IdConflict(f"stream {op.stream!r} holds datasets"))
+        puts = [self.one_of(op, index) for index in range(count)]
+        results = [self.put(put) for put in puts]
+        ids = [getattr(result, "id", put.id) for put, result in zip(puts, results, strict=True)]
+        stream = self.streams.get((op.source, op.stream))
+        failed = [
+            (index, result.error)
+            for index, result in enumerate(results)
+            if isinstance(result, Conflicted | Refused)
+        ]
+        if stream is None:
+            return Refused(failed[0][1])
+        seqs = [result.seq for result in results if isinstance(result, Stored)]
+        spans = [(i, i + 1) for i, result in enumerate(results) if isinstance(result, Duplicate)]
+        on = ids == list(range(ids[0], ids[0] + count))
+        return face.StoredMany(
+            stream.info(), min(seqs, default=0), len(seqs), ids[0], None if on else tuple(ids),
+            tuple(joined(spans)), tuple(failed),
+        )  # fmt: skip
+
+    def one_of(self, op: face.PutMany, index: int) -> face.Put:
+        in_segment = op.place == Place.SEGMENT
+        return face.Put(
+            source=op.source,
+            stream=op.stream,
+            id=op.ids[index] if op.ids else op.id + index * bool(op.id),
+            name=op.names[index] if op.names else "",
+            size=op.sizes[index],
+            digest=op.digests[16 * index : 16 * index + 16],
+            meta=op.metas[index] if op.metas else b"{}",
+            timestamp_ns=op.timestamp_ns,
+            arrived_ns=op.arrived_ns,
+            mode=op.mode,
+            level=op.level,
+            place=op.place,
+            root=op.root,
+            node=op.node,
+            boot=op.boot,
+            run=op.run,
+            segment=op.segment,
+            position=op.position + (sum(op.sizes[:index]) if in_segment else 0),
+            info=op.infos if isinstance(op.infos, bytes) else op.infos[index],
+            producer=op.producer,
+            sequence=op.sequence + index * bool(op.producer),
+        )
 
     def skip(self, op: face.Skip) -> Result:
         if not 1 <= op.lo < op.hi <= limits.ID_MAX + 1:
@@ -359,14 +456,14 @@ class Beamtime:
         ]
         granted: Spans = []
         room = op.count
-        for lo, hi in _without([(max(op.lo, 1), op.hi)], [*closed, *others]):
+        for lo, hi in without([(max(op.lo, 1), op.hi)], [*closed, *others]):
             if room > 0:
                 granted.append((lo, min(hi, lo + room)))
                 room -= granted[-1][1] - lo
         group.claims = [
             (a, b, owner, until)
             for lo, hi, owner, until in group.claims
-            for a, b in _without([(lo, hi)], granted)
+            for a, b in without([(lo, hi)], granted)
         ] + [(lo, hi, op.owner, op.until_ns) for lo, hi in granted]
         return Claimed(stream.info(), tuple(granted))
 
@@ -397,7 +494,7 @@ class Beamtime:
                 for lo, hi, owner, until in group.claims
                 if owner == op.owner and until > op.now_ns
             ]
-            if _without(op.ranges, held):
+            if without(op.ranges, held):
                 return Refused(StaleLease(f"{op.owner!r} does not hold all of that"))
         group = self.opened(stream, op.group, op.now_ns)
         if op.id_position >= 0:
@@ -406,7 +503,7 @@ class Beamtime:
         spans = common(op.ranges, [(1, stream.last_seq + 1)])
         for stronger in (State.ACKED, State.DEAD):
             if op.state is not stronger and (op.state, stronger) != (State.ACKED, State.DEAD):
-                spans = _without(spans, group.spans[stronger])
+                spans = without(spans, group.spans[stronger])
         group.become(spans, op.state)
         return Done(stream.info())
 
@@ -443,13 +540,32 @@ class Beamtime:
         group = self.opened(stream, op.group, op.now_ns)
         group.id_position = op.id_position
         closed = group.spans[State.ACKED] + group.spans[State.DEAD]
-        group.become(_without(common(op.done, [(1, stream.last_seq + 1)]), closed), State.DONE)
+        group.become(without(common(op.done, [(1, stream.last_seq + 1)]), closed), State.DONE)
         group.become(op.opened, None)
         group.drop_counts(op.opened)
         group.early = {ident for ident in group.early if ident <= op.id_position}
         return Done(stream.info())
 
+    def deletegroup(self, op: face.DeleteGroup) -> Result:
+        streams = [
+            stream
+            for key, stream in self.streams.items()
+            if op.group in stream.groups
+            and (key == (op.source, op.stream) or not (op.source or op.stream))
+        ]
+        if not streams:
+            return Refused(NotFound(f"there is no group {op.group!r}"))
+        for stream in streams:
+            del stream.groups[op.group]
+        if not any(op.group in stream.groups for stream in self.streams.values()):
+            del self.used[op.group]
+        return Done()
+
     def expire(self, op: face.Expire) -> Result:
+        for stream in self.streams.values():
+            for producer, sent in list(stream.sent.items()):
+                if max(used_ns for _, used_ns in sent.values()) < op.before_ns:
+                    del stream.sent[producer]
         for name, used_ns in list(self.used.items()):
             mine = [
                 stream.groups[name] for stream in self.streams.values() if name in stream.groups
@@ -467,6 +583,7 @@ def _failed(results: Iterable[Result]) -> bool:
         _failed(result)
         if isinstance(result, tuple)
         else isinstance(result, Conflicted | Refused | AlreadyAcked)
+        or (isinstance(result, face.StoredMany) and bool(result.failures))
         for result in results
     )
 

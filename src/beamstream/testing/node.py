@@ -66,9 +66,11 @@ class NodeProcess:
         self.data = data
         self.log = data.with_name(f"{data.name}.log")
         self.connect: dict[str, Any] = {}
-        self._addresses = {"--http": _ANY_PORT, "--ingest": _ANY_PORT, "--data-port": _ANY_PORT}
+        doors = ("--http", "--ingest", "--data-port", "--native")
+        self._addresses = dict.fromkeys(doors, _ANY_PORT)
         self._options = ["--cache", cache, "--durability", durability, *args]
-        self._env = {**os.environ, **(env or {})}
+        # A node of a test is not the one that programs of this user look for.
+        self._env = {**os.environ, "BEAMSTREAM_CONNECT_FILE": "", **(env or {})}
         self._wrap = list(wrap)
         self._module = module
         self._start_s = start_s
@@ -281,7 +283,8 @@ class NodeProcess:
     def _keep_addresses(self) -> None:
         # Clients keep addresses for a while, so that a node that comes back has to be there again.
         self._addresses["--http"] = self.endpoint
-        for flag, key in (("--ingest", "ingest"), ("--data-port", "data_port")):
+        kept = (("--ingest", "ingest"), ("--data-port", "data_port"), ("--native", "native"))
+        for flag, key in kept:
             address = self.connect.get(key)
             if isinstance(address, str) and ":" in address:
                 self._addresses[flag] = address.split("://", 1)[-1]

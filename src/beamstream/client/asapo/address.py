@@ -10,7 +10,7 @@ import msgspec
 from beamstream.errors import BadInput
 
 _ADDRESS: Final = re.compile(
-    r"(?:http://)?(?P<host>\[[0-9A-Fa-f:.%]{2,64}\]|[A-Za-z0-9_.-]{1,253}):(?P<port>\d{1,5})"
+    r"(?:http://)?(?P<host>\[[0-9A-Fa-f:.%]{2,64}\]|[A-Za-z0-9_.-]{1,253})(?::(?P<port>\d{1,5}))?"
     r"(?P<prefix>(?:/[A-Za-z0-9._~%-]+)*)/?"
 )
 
@@ -27,8 +27,8 @@ class Address(msgspec.Struct, frozen=True, gc=False):
         return f"{host}:{self.port}{self.prefix}"
 
 
-def parse_address(text: str) -> Address:
-    """Read an address.
+def parse_address(text: str, port: int = 0) -> Address:
+    """Read an address; `port` is meant where it names none.
 
     Raises
     ------
@@ -40,6 +40,7 @@ def parse_address(text: str) -> Address:
     '[::1]:8400'
     """
     found = _ADDRESS.fullmatch(text)
-    if not found or not 0 < int(found["port"]) < 65536:
+    number = int(found["port"] or port) if found else 0
+    if not found or not 0 < number < 65536:
         raise BadInput(f"{text[:200]!r} is not an address", hint="HOST:PORT or http://HOST:PORT")
-    return Address(found["host"].strip("[]"), int(found["port"]), found["prefix"])
+    return Address(found["host"].strip("[]"), number, found["prefix"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from typing import Final
@@ -19,6 +18,7 @@ from beamstream.client.asapo.errors import (
     Unsupported,
 )
 from beamstream.client.asapo.http import Http, Response
+from beamstream.client.asapo.pauses import Pauses
 from beamstream.client.asapo.records import no_data_error, read_dataset
 from beamstream.errors import (
     AlreadyAcknowledged,
@@ -67,22 +67,28 @@ class Broker:
         self._discovery = discovery
         self._token = token
         self._base = f"/{PROTOCOL}/beamtime/{beamtime}/{escape(source)}"
-        self._interrupted = threading.Event()
+        self.pauses = Pauses()
 
     def interrupt(self) -> None:
-        """End the waiting of a call in another thread: it raises what it knows by then."""
-        self._interrupted.set()
-
-    def wait(self, seconds: float) -> bool:
-        """Wait between two attempts; True when `interrupt` was called."""
-        return self._interrupted.wait(seconds)
+        """End the waiting of calls in other threads: they raise what they know by then."""
+        self.pauses.interrupt()
 
     # ------------------------------------------------------------------- calls
 
-    def call(self, method: str, path: str, params: str = "", body: bytes = b"") -> bytes:
+    def call(
+        self,
+        method: str,
+        path: str,
+        params: str = "",
+        body: bytes = b"",
+        *,
+        timeout_s: float | None = None,
+        patient: bool = False,
+    ) -> bytes:
         """Make a request that may be repeated, and return the answer's body.
 
-        `path` is below the data source. What can change by waiting is asked again every 100 ms.
+        `path` is below the data source. What can change by waiting is asked again every 100 ms,
+        for `timeout_s` if that is given; with `patient` also for what is not there at all.
 
         Raises
         ------
@@ -90,7 +96,11 @@ class Broker:
         BadInput, BadToken, NotFound, Unsupported : it will not be there by waiting.
         Unavailable, ServerFault, ConnectionLost, TimedOut : no good answer in time.
         """
-        return self._until_timeout(lambda: self._attempt(method, path, params, body))
+        return self._until_timeout(
+            lambda: self._attempt(method, path, params, body),
+            timeout_s=timeout_s,
+            patient=patient,
+        )
 
     def next(self, path: str, params: str, *, safe: bool) -> bytes:
         """Make a request that moves a group's position.
@@ -133,9 +143,16 @@ class Broker:
 
     # ------------------------------------------------------------------ inside
 
-    def _until_timeout(self, attempt: Callable[[], bytes], *, safe: bool = True) -> bytes:
-        self._interrupted.clear()
-        deadline_s = time.monotonic() + self.timeout_s
+    def _until_timeout(
+        self,
+        attempt: Callable[[], bytes],
+        *,
+        safe: bool = True,
+        timeout_s: float | None = None,
+        patient: bool = False,
+    ) -> bytes:
+        wait = self.pauses.begin()
+        deadline_s = time.monotonic() + (self.timeout_s if timeout_s is None else timeout_s)
         while True:
             begun_s = time.monotonic()
             try:
@@ -143,12 +160,13 @@ class Broker:
             except Finished:
                 raise
             except Error as error:
-                if not error.retryable or not (safe or _harmless(error)):
+                hopeful = error.retryable or (patient and isinstance(error, NotFound))
+                if not hopeful or not (safe or _harmless(error)):
                     raise
                 now_s = time.monotonic()
                 # An answer that the server held back has waited for us already.
                 pause_s = 0.0 if now_s - begun_s > _HELD_SECONDS else POLL_SECONDS
-                if now_s >= deadline_s or self._interrupted.wait(pause_s):
+                if now_s >= deadline_s or wait(pause_s):
                     raise
 
     def _attempt(

@@ -88,7 +88,7 @@ class Consumer:
             filesystem=filesystem,
             timeout_s=timeout_s,
             nbytes_max=payload_nbytes_max,
-            wait=self._broker.wait,
+            pauses=self._broker.pauses,
         )
 
     # ---------------------------------------------------------------- messages

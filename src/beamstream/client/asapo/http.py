@@ -14,7 +14,7 @@ import msgspec
 from beamstream import limits
 from beamstream.client.asapo.address import Address
 from beamstream.client.asapo.errors import Unavailable
-from beamstream.errors import ConnectionLost, RemoteProtocolError, TimedOut, TooLarge
+from beamstream.errors import BadInput, ConnectionLost, RemoteProtocolError, TimedOut, TooLarge
 
 CONNECT_SECONDS: Final = 5.0
 REPLY_NBYTES_MAX: Final = 64 * limits.MIB
@@ -23,6 +23,7 @@ _CONNECTIONS_MAX: Final = 8
 """One client talks to discovery, broker and file transfer: few addresses."""
 _PIECE_NBYTES: Final = 256 * limits.KIB
 _STATUS: Final = re.compile(rb"HTTP/1\.([01]) ([1-5]\d\d)(?: [^\r\n]*)?")
+_NOT_A_TARGET: Final = re.compile(r"[^\x21-\x7e]")
 _CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?")
 
 
@@ -77,9 +78,15 @@ class Http:
         ------
         Unavailable : nobody listens; nothing was sent.
         ConnectionLost, TimedOut : whether the request was served is not known.
+        BadInput : the target has characters that HTTP does not allow; nothing was sent.
         RemoteProtocolError : the answer is not HTTP.
         TooLarge : the body is larger than `nbytes_max` or the buffer.
         """
+        if _NOT_A_TARGET.search(target):
+            raise BadInput(
+                "a token or beamtime with blanks, line ends or non-ASCII characters",
+                hint="was the line end behind a token in a file taken away?",
+            )
         head = [f"{method} {address.prefix}{target} HTTP/1.1", f"Host: {address}", "Accept: */*"]
         if cookie:
             head.append(f"Cookie: {cookie}")

@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +19,7 @@ from beamstream.client.asapo.discovery import Discovery
 from beamstream.client.asapo.errors import NotInCache, ServerFault, Unavailable, Unsupported
 from beamstream.client.asapo.http import Http, Response
 from beamstream.client.asapo.link import Link
+from beamstream.client.asapo.pauses import Pauses
 from beamstream.client.asapo.records import Message
 from beamstream.errors import (
     BadInput,
@@ -84,7 +85,7 @@ class Payloads:
         filesystem: bool,
         timeout_s: float,
         nbytes_max: int,
-        wait: Callable[[float], bool],
+        pauses: Pauses,
     ) -> None:
         self._http = http
         self._discovery = discovery
@@ -93,10 +94,14 @@ class Payloads:
         self._who = who
         self._tag = tag
         self._folder = folder
-        self._filesystem = filesystem
-        self._timeout_s = timeout_s
+        self.filesystem = filesystem
+        self.timeout_s = timeout_s
+        self.connected = False
+        """Whether a data server has been reached."""
+        self.monitored = True
+        """Whether requests carry the note for monitoring."""
         self._nbytes_max = nbytes_max
-        self._wait = wait
+        self._pauses = pauses
         self._lock = threading.Lock()
         self._links: dict[str, Link] = {}
         self._folder_token = ""
@@ -130,7 +135,7 @@ class Payloads:
                     f"the payload of {message} was kept in memory only and is gone", record=message
                 )
             check_path(message.name)
-            if self._filesystem:
+            if self.filesystem:
                 return self._from_folder(message, into)
             return self._from_transfer(message, into)
 
@@ -150,7 +155,7 @@ class Payloads:
             OpCode.GET_BUFFER_DATA,
             message.buf_id & (2**64 - 1),
             message.size,
-            stream=_cut(f"{self._tag}§{message.stream}"),
+            stream=_cut(f"{self._tag}§{message.stream}") if self.monitored else "",
             version=_DATA_VERSION,
         )
         known = message.source in self._links
@@ -172,6 +177,7 @@ class Payloads:
             while len(self._links) >= _LINKS_MAX:
                 self._links.pop(next(iter(self._links))).close()
             self._links[source] = link
+            self.connected = True
         good = False
         try:
             reply = link.ask((request,))
@@ -212,7 +218,8 @@ class Payloads:
 
     def _from_folder(self, message: Message, into: memoryview | None) -> memoryview:
         root = Path(self._folder).resolve()
-        deadline_s = time.monotonic() + self._timeout_s
+        wait = self._pauses.begin()
+        deadline_s = time.monotonic() + self.timeout_s
         while True:
             try:
                 return self._read_file(root, message, into)
@@ -221,7 +228,7 @@ class Payloads:
                 problem = error
             except OSError as error:
                 raise StorageError(f"the file of {message} in {root}: {error}") from None
-            if time.monotonic() >= deadline_s or self._wait(POLL_SECONDS):
+            if time.monotonic() >= deadline_s or wait(POLL_SECONDS):
                 if isinstance(problem, Error):
                     raise problem
                 raise NotFound(f"the file of {message} is not in {root}") from None
@@ -254,7 +261,8 @@ class Payloads:
 
     def _from_transfer(self, message: Message, into: memoryview | None) -> memoryview:
         fresh = not self._folder_token
-        deadline_s = time.monotonic() + self._timeout_s
+        wait = self._pauses.begin()
+        deadline_s = time.monotonic() + self.timeout_s
         while True:
             try:
                 return self._transfer(message, into)
@@ -267,7 +275,7 @@ class Payloads:
                 continue
             except (ConnectionLost, TimedOut, ServerFault):
                 self._discovery.forget()
-                if time.monotonic() >= deadline_s or self._wait(POLL_SECONDS):
+                if time.monotonic() >= deadline_s or wait(POLL_SECONDS):
                     raise
 
     def _transfer(self, message: Message, into: memoryview | None) -> memoryview:

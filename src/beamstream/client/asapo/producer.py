@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
-import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Final, Literal, Self
@@ -15,13 +13,11 @@ from typing import Any, Final, Literal, Self
 import msgspec
 
 from beamstream import limits
-from beamstream.client.asapo.address import Address
-from beamstream.client.asapo.discovery import Discovery, ReceiverList
 from beamstream.client.asapo.encode import Payload, as_bytes, encode_meta
-from beamstream.client.asapo.http import Http
 from beamstream.client.asapo.link import Buffer
-from beamstream.client.asapo.sender import DUPLICATE_TEXT, RETRY_SECONDS, Sender
-from beamstream.errors import BadInput, Error, TimedOut
+from beamstream.client.asapo.outbox import Outbox, Parcel
+from beamstream.client.asapo.sender import DUPLICATE_TEXT, RETRY_SECONDS
+from beamstream.errors import BadInput, TimedOut
 from beamstream.model import check_label, check_path
 from beamstream.wire.asapo.bodies import FINISH_NAME, finish_meta
 from beamstream.wire.asapo.credentials import AUTO, Credentials, format_credentials
@@ -38,11 +34,10 @@ METADATA_MODE: Final = int(IngestMode.METADATA_ONLY | IngestMode.STORE_IN_DATABA
 IN_FLIGHT_NBYTES: Final = 256 * limits.MIB
 """Payloads that wait or are on their way; `send` blocks above it."""
 _IN_FLIGHT_MESSAGES: Final = 4096
-_REFRESH_SECONDS: Final = 10.0
 _FAILURES_KEPT: Final = 100
 
 MetaMode = Literal["insert", "replace", "update"]
-_META_MODES: Final[dict[str, int]] = {"insert": 1, "replace": 2, "update": 3}
+META_MODES: Final[dict[str, int]] = {"insert": 1, "replace": 2, "update": 3}
 
 
 class Sent(msgspec.Struct, frozen=True, gc=False):
@@ -62,14 +57,33 @@ class Sent(msgspec.Struct, frozen=True, gc=False):
     duplicate: bool
 
 
-class _Job(msgspec.Struct, eq=False):
-    parts: tuple[Buffer, ...]
-    nbytes: int
-    id: int
-    name: str
-    stream: str
-    future: Future[Sent]
-    submitted_s: float
+class _Job(Parcel):
+    def __init__(
+        self,
+        sent: tuple[Buffer, ...],
+        what: str,
+        sent_as: tuple[int, str, str],
+        failed: Callable[[Exception], None],
+    ) -> None:
+        super().__init__(sum(map(len, sent)), what)
+        self.future: Future[Sent] = Future()
+        self._sent = sent
+        self._sent_as = sent_as
+        self._note_failure = failed
+
+    def begin(self) -> bool:
+        return self.future.set_running_or_notify_cancel()
+
+    def parts(self) -> tuple[Buffer, ...]:
+        return self._sent
+
+    def delivered(self, reply: Reply) -> None:
+        duplicate = reply.code == Code.WARNING and reply.text.startswith(DUPLICATE_TEXT)
+        self.future.set_result(Sent(*self._sent_as, reply.text, duplicate))
+
+    def failed(self, error: Exception) -> None:
+        self._note_failure(error)
+        self.future.set_exception(error)
 
 
 class Producer:
@@ -106,42 +120,25 @@ class Producer:
         in_flight_nbytes: int = IN_FLIGHT_NBYTES,
         retry_s: float = RETRY_SECONDS,
     ) -> None:
-        if not 1 <= threads <= limits.PRODUCER_CONNECTIONS_MAX:
-            raise BadInput(f"threads is {threads}; 1 to {limits.PRODUCER_CONNECTIONS_MAX} are")
         if type not in ("processed", "raw"):
             raise BadInput(f"type {type!r} is neither 'processed' nor 'raw'")
         self.instance = default_instance() if instance in ("", AUTO) else instance
         credentials = format_credentials(
             Credentials(type == "raw", self.instance, step, beamtime, beamline, source, token)
         )
-        self._what = f"beamtime {beamtime}, source {source!r}"
         self._timeout_s = timeout_s
         self._in_flight_max = in_flight_nbytes
-        self._http = Http()
-        self._discovery = Discovery(self._http, endpoint, token)
-        self._discovery_lock = threading.Lock()
-        self._receivers: ReceiverList | None = None
-        self._asked_s = 0.0
-        self._queue: deque[_Job] = deque()
-        self._changed = threading.Condition()
-        self._jobs = 0
-        self._nbytes = 0
-        self._closed = threading.Event()
-        self._last_success_s = 0.0
-        self._failures: deque[BaseException] = deque(maxlen=_FAILURES_KEPT)
+        self._failures: deque[Exception] = deque(maxlen=_FAILURES_KEPT)
         self._failed = 0
-        # A server may keep a message waiting for room in its cache before it answers.
-        silence_s = timeout_s + limits.CACHE_WAIT_SECONDS_MAX
-        self._senders = [
-            Sender(self._addresses, k, credentials, silence_s, self._closed.wait, retry_s)
-            for k in range(threads)
-        ]
-        self._threads = [
-            threading.Thread(target=self._work, args=(k,), name=f"producer-{k}", daemon=True)
-            for k in range(threads)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._outbox = Outbox(
+            endpoint,
+            token,
+            credentials,
+            what=f"beamtime {beamtime}, source {source!r}",
+            threads=threads,
+            timeout_s=timeout_s,
+            retry_s=retry_s,
+        )
 
     # ---------------------------------------------------------------- sending
 
@@ -181,16 +178,7 @@ class Producer:
         check_path(name)
         check_label("stream", stream)
         text = encode_meta(meta)
-        substream, parts = dataset or (0, 0)
-        header = pack_request(
-            OpCode.TRANSFER_DATASET_DATA if substream else OpCode.TRANSFER_DATA,
-            id,
-            len(payload),
-            len(text),
-            (mode, substream, parts),
-            name,
-            stream,
-        )
+        header = pack_message(id, name, stream, len(payload), len(text), mode, dataset)
         sent = payload if mode & IngestMode.TRANSFER_DATA else b""
         return self._submit((header, text, sent), id, name, stream)
 
@@ -203,12 +191,8 @@ class Producer:
             raise BadInput(f"last id {last_id} of stream {stream!r} is not 0 … 2^63 - 2")
         if next_stream:
             check_label("stream", next_stream)
-        text = finish_meta(next_stream)
-        custom = (int(IngestMode.METADATA_ONLY), 0, 0)
-        header = pack_request(
-            OpCode.TRANSFER_DATA, last_id + 1, 0, len(text), custom, FINISH_NAME, stream
-        )
-        return self._submit((header, text), last_id + 1, FINISH_NAME, stream)
+        parts = pack_finish(stream, last_id, next_stream)
+        return self._submit(parts, last_id + 1, FINISH_NAME, stream)
 
     def send_meta(
         self,
@@ -223,20 +207,18 @@ class Producer:
         ``insert`` fails if there is some; ``replace`` and ``update`` (which merges objects) fail
         if there is none, unless `upsert`.
         """
-        if mode not in _META_MODES:
-            raise BadInput(f"mode {mode!r} is none of {', '.join(_META_MODES)}")
+        if mode not in META_MODES:
+            raise BadInput(f"mode {mode!r} is none of {', '.join(META_MODES)}")
         text = encode_meta(document, limits.STREAM_META_NBYTES_MAX)
         if stream:
             check_label("stream", stream)
-        name = f"{stream or 'beamtime_global'}.meta"
-        custom = (9, _META_MODES[mode] + 10 * upsert, 0)
-        header = pack_request(OpCode.TRANSFER_METADATA, 0, len(text), 0, custom, name, stream)
+        name, header = pack_meta(len(text), stream, mode, upsert)
         return self._submit((header, text), 0, name, stream)
 
     @property
     def in_flight(self) -> int:
         """Messages that are queued or on their way."""
-        return self._jobs
+        return self._outbox.count
 
     def flush(self, timeout_s: float | None = None) -> None:
         """Return when everything sent so far is done, well or badly.
@@ -245,26 +227,14 @@ class Producer:
         ------
         TimedOut : something is still on its way after `timeout_s`.
         """
-        with self._changed:
-            if not self._changed.wait_for(lambda: not self._jobs, timeout_s):
-                raise TimedOut(f"{self._what}: {self._jobs} messages are still on their way")
+        self._outbox.flush(timeout_s)
 
     def close(self, timeout_s: float | None = None) -> None:
         """Flush, then end the connections; what is not sent by then fails with `TimedOut`."""
         try:
             self.flush(timeout_s)
         finally:
-            self._closed.set()
-            with self._changed:
-                self._changed.notify_all()
-                while self._queue:
-                    self._give_up(self._queue.popleft())
-            if self._jobs:
-                for sender in self._senders:
-                    sender.abort()
-            for thread in self._threads:
-                thread.join()
-            self._http.close()
+            self._outbox.stop()
 
     def __enter__(self) -> Self:
         return self
@@ -291,80 +261,46 @@ class Producer:
     # ----------------------------------------------------------------- inside
 
     def _submit(self, parts: tuple[Buffer, ...], id: int, name: str, stream: str) -> Future[Sent]:  # noqa: A002
-        nbytes = sum(map(len, parts))
-        future: Future[Sent] = Future()
-        with self._changed:
-            while not self._closed.is_set() and not self._room(nbytes):
-                self._changed.wait()
-            if self._closed.is_set():
-                raise BadInput(f"{self._what}: the producer is closed")
-            job = _Job(parts, nbytes, id, name, stream, future, time.monotonic())
-            self._queue.append(job)
-            self._jobs += 1
-            self._nbytes += nbytes
-            self._changed.notify_all()
-        return future
+        what = f"{self._outbox.what}, stream {stream!r}, message {id} {name!r}"
+        job = _Job(parts, what, (id, name, stream), self._note_failure)
+        self._outbox.post(job, self._fits, wait=True)
+        return job.future
 
-    def _room(self, nbytes: int) -> bool:
-        if not self._jobs:
-            return True
-        return self._nbytes + nbytes <= self._in_flight_max and self._jobs < _IN_FLIGHT_MESSAGES
+    def _fits(self, count: int, nbytes: int) -> bool:
+        return count == 1 or (nbytes <= self._in_flight_max and count <= _IN_FLIGHT_MESSAGES)
 
-    def _work(self, number: int) -> None:
-        sender = self._senders[number]
-        while (job := self._next_job()) is not None:
-            if job.future.set_running_or_notify_cancel():
-                self._run(sender, job)
-            with self._changed:
-                self._jobs -= 1
-                self._nbytes -= job.nbytes
-                self._changed.notify_all()
-        sender.close()
-
-    def _next_job(self) -> _Job | None:
-        with self._changed:
-            while not self._queue:
-                if self._closed.is_set():
-                    return None
-                self._changed.wait()
-            return self._queue.popleft()
-
-    def _run(self, sender: Sender, job: _Job) -> None:
-        what = f"{self._what}, stream {job.stream!r}, message {job.id} {job.name!r}"
-        deadline_s = max(job.submitted_s, self._last_success_s) + self._timeout_s
-        try:
-            reply = sender.deliver(job.parts, deadline_s, what)
-        except Exception as error:
-            self._failures.append(error)
-            self._failed += 1
-            job.future.set_exception(error)
-            return
-        self._last_success_s = time.monotonic()
-        job.future.set_result(_sent(job, reply))
-
-    def _give_up(self, job: _Job) -> None:
-        self._jobs -= 1
-        self._nbytes -= job.nbytes
-        if job.future.set_running_or_notify_cancel():
-            job.future.set_exception(TimedOut(f"{self._what}: closed before it was sent"))
-
-    def _addresses(self) -> Sequence[Address]:
-        """Receivers to try; asked for when a connection is needed, at most every 10 s."""
-        with self._discovery_lock:
-            now_s = time.monotonic()
-            if self._receivers is None or now_s - self._asked_s > _REFRESH_SECONDS:
-                try:
-                    self._receivers = self._discovery.receivers()
-                    self._asked_s = now_s
-                except Error:
-                    if self._receivers is None:
-                        raise
-            return self._receivers.addresses
+    def _note_failure(self, error: Exception) -> None:
+        self._failures.append(error)
+        self._failed += 1
 
 
-def _sent(job: _Job, reply: Reply) -> Sent:
-    duplicate = reply.code == Code.WARNING and reply.text.startswith(DUPLICATE_TEXT)
-    return Sent(job.id, job.name, job.stream, reply.text, duplicate)
+def pack_message(
+    id: int,  # noqa: A002
+    name: str,
+    stream: str,
+    nbytes: int,
+    meta_nbytes: int,
+    mode: int,
+    dataset: tuple[int, int] | None,
+) -> bytes:
+    """Return the header of a message, or of a part of a dataset; metadata and payload follow it."""
+    substream, size = dataset or (0, 0)
+    op = OpCode.TRANSFER_DATASET_DATA if substream else OpCode.TRANSFER_DATA
+    return pack_request(op, id, nbytes, meta_nbytes, (mode, substream, size), name, stream)
+
+
+def pack_finish(stream: str, last_id: int, next_stream: str) -> tuple[bytes, bytes]:
+    """Return header and metadata of what ends `stream`."""
+    text = finish_meta(next_stream)
+    mode = int(IngestMode.METADATA_ONLY)
+    return pack_message(last_id + 1, FINISH_NAME, stream, 0, len(text), mode, None), text
+
+
+def pack_meta(nbytes: int, stream: str, mode: str, upsert: bool) -> tuple[str, bytes]:
+    """Return name and header of metadata of `stream`, empty for the beamtime's."""
+    name = f"{stream or 'beamtime_global'}.meta"
+    custom = (9, META_MODES[mode] + 10 * upsert, 0)
+    return name, pack_request(OpCode.TRANSFER_METADATA, 0, nbytes, 0, custom, name, stream)
 
 
 def default_instance() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Protocol
 
 from beamstream import limits
@@ -26,6 +27,10 @@ class Admission:
         self._per_member_max = per_member_max
         self._connections: set[Connection] = set()
         self._members: Counter[str] = Counter()
+
+    def __iter__(self) -> Iterator[Connection]:
+        """All that are there now; they may leave meanwhile."""
+        return iter(tuple(self._connections))
 
     def __len__(self) -> int:
         return len(self._connections)

@@ -23,6 +23,7 @@ from beamstream.errors import (
 from beamstream.model import Dataset, Record, Who, check_label
 from beamstream.server.auth import Grant, check_access
 from beamstream.server.delivery import Found, Nothing, Want
+from beamstream.server.doors.asapo_names import named, named_record
 from beamstream.server.doors.http import HttpConnection, HttpRequest
 from beamstream.server.doors.services import Services
 from beamstream.server.streams import View
@@ -74,6 +75,7 @@ class Asked:
         """An item as the client gets it, with the address of its payload."""
         view, reads = self.view, self.services.reads
         source = self.services.address("data", self.connection.local_host)
+        item = named(item, view)
         if isinstance(item, Dataset):
             return documents.dataset_record(item, view.name, partial(reads.buf_id, view), source)
         return documents.message_record(item, view.name, source, reads.buf_id(view, item))
@@ -258,5 +260,6 @@ async def search(asked: Asked, searches: asyncio.Semaphore) -> None:
         asked.connection.reply(*status_of(error))
         return
     address = services.address("data", asked.connection.local_host)
+    found = [named_record(record, view) for record in found]
     body = documents.record_list(found, view.name, partial(services.reads.buf_id, view), address)
     asked.connection.reply(200, body, JSON)

@@ -130,21 +130,22 @@ class DataConnection(asyncio.BufferedProtocol):
                 pack_reply(request.op, Code.NOT_SUPPORTED, "client version not supported")
             )
             return
-        slot = self._services.cache.by_buf_id(request.id)
+        found = self._services.cache.addressed(request.id)
         stats = self._services.stats
-        if slot is None or slot.nbytes != request.data_size:
+        if found is None or found[2] != request.data_size:
             stats.cache_misses += 1
             self._transport.write(pack_reply(request.op, Code.NO_DATA))
             return
         stats.cache_hits += 1
-        stats.nbytes_out += slot.nbytes
-        self._send(request, slot)
+        stats.nbytes_out += found[2]
+        self._send(request, *found)
 
-    def _send(self, request: Request, slot: Slot) -> None:
+    def _send(self, request: Request, slot: Slot, offset: int, nbytes: int) -> None:
         cache = self._services.cache
         cache.pin(slot)
         self._sending = slot
-        self._transport.writelines((pack_reply(request.op, Code.SUCCESS), cache.view(slot)))
+        payload = cache.view(slot)[offset : offset + nbytes]
+        self._transport.writelines((pack_reply(request.op, Code.SUCCESS), payload))
         if not self._write_paused and not self._transport.get_write_buffer_size():
             self._sent()
             return

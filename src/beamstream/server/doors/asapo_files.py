@@ -12,12 +12,14 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from beamstream.errors import BadName, BadToken, DataLost, Error, StorageError
-from beamstream.model import Record, check_path
+from beamstream.model import Dataset, Record, check_path
+from beamstream.server.doors.asapo_names import parse_virtual_name
 from beamstream.server.doors.http import HttpConnection, HttpRequest
 from beamstream.server.doors.services import Services
+from beamstream.server.payloads import Spot, Stored
 from beamstream.server.streams import View
 from beamstream.store.cache import Slot
-from beamstream.store.files import CHUNK_NBYTES, StoredFile, damaged, digest_of
+from beamstream.store.files import CHUNK_NBYTES
 from beamstream.wire.asapo import documents
 from beamstream.wire.asapo.bodies import parse_transfer_request
 from beamstream.wire.asapo.calls import Call
@@ -69,60 +71,79 @@ class FileTransfer:
         missing = HttpError(404, f"file {name[:200]} does not exist or cannot be read")
         try:
             check_path(name)
+            found = self._services.catalog.file(beamtime, name)
         except BadName:
-            raise missing from None
-        found = self._services.catalog.file(beamtime, name)
+            found = None
         if found is None:
-            raise missing
+            return self._find_unnamed(beamtime, name, missing)
         source, stream, record = found
         view = self._services.streams.view(beamtime, source, stream)
         if record.seq > view.visible_seq:
             raise missing
         return view, record
 
+    def _find_unnamed(self, beamtime: str, name: str, missing: HttpError) -> tuple[View, Record]:
+        """The record of a message without a name."""
+        said = parse_virtual_name(name)
+        if said is None:
+            raise missing
+        try:
+            view = self._services.streams.view(beamtime, said.source, said.stream)
+            item = self._services.streams.item_by_id(view, said.id)
+        except StorageError:
+            raise missing from None
+        parts = item.parts if isinstance(item, Dataset) else (item,) if item is not None else ()
+        for record in parts:
+            if record.substream == said.substream and not record.name:
+                return view, record
+        raise missing
+
     async def _send(self, view: View, record: Record) -> None:
-        slot = self._services.reads.slot(view, record)
-        if slot is not None and slot.nbytes == record.size:
-            self._services.cache.pin(slot)
+        payloads = self._services.payloads
+        spot = payloads.find(view, record)
+        if spot is not None and spot.nbytes == record.size:
+            self._services.cache.pin(spot.slot)
         else:
             slot = await self._load(view, record)
-        if slot is None:
-            await self._send_from_disk(view, record)
-            return
+            if slot is None:
+                await self._send_from_disk(view, record)
+                return
+            spot = Spot(slot, 0, slot.nbytes)
         try:
-            self._connection.send_head(200, slot.nbytes, _BINARY)
-            await self._piece(self._services.cache.view(slot))
+            self._connection.send_head(200, spot.nbytes, _BINARY)
+            await self._piece(payloads.view(spot))
             self._connection.end()
         finally:
-            self._services.cache.unpin(slot)
+            self._services.cache.unpin(spot.slot)
             self._services.room()
         self._services.stats.nbytes_out += record.size
 
     async def _load(self, view: View, record: Record) -> Slot | None:
         """Read a file into the cache, verified; None if it does not fit there now."""
         cache = self._services.cache
-        if record.size > cache.payload_nbytes_max:
+        if not 0 < record.size <= cache.payload_nbytes_max:
             return None
         slot = cache.allocate(view.beamtime, record.size)
         if slot is None:
             return None
+        reading = asyncio.ensure_future(
+            self._in_thread(self._services.payloads.read_into, view, [record], cache.view(slot))
+        )
         try:
-            await self._in_thread(self._read, view, record, cache.view(slot))
-        except BaseException:
-            cache.discard(slot)
+            lost = await asyncio.shield(reading)
+        except asyncio.CancelledError:
+            # The thread goes on writing into this memory.
+            reading.add_done_callback(lambda done: self._drop(slot))
             raise
+        if lost:
+            self._drop(slot)
+            raise lost[0][1]
         cache.publish(slot, (view.beamtime, view.no, record.seq, record.substream))
         return slot
 
-    def _read(self, view: View, record: Record, memory: memoryview) -> None:
-        """In a thread."""
-        file = self._open(view, record)
-        try:
-            file.read_into(memory)
-            if file.nbytes != record.size or digest_of(memory) != record.digest:
-                raise damaged(f"file {record.name!r} of beamtime {view.beamtime}")
-        finally:
-            file.close()
+    def _drop(self, slot: Slot) -> None:
+        self._services.cache.discard(slot)
+        self._services.room()
 
     async def _send_from_disk(self, view: View, record: Record) -> None:
         """A file larger than the cache takes: read twice, first to verify it."""
@@ -143,19 +164,15 @@ class FileTransfer:
         finally:
             file.close()
 
-    def _open_verified(self, view: View, record: Record) -> StoredFile:
+    def _open_verified(self, view: View, record: Record) -> Stored:
         """In a thread."""
-        file = self._open(view, record)
+        file = self._services.payloads.open(view, record)
         try:
             file.verify(record.digest, record.size)
         except BaseException:
             file.close()
             raise
         return file
-
-    def _open(self, view: View, record: Record) -> StoredFile:
-        folders = self._services.beamtimes.folders(view.beamtime)
-        return StoredFile(self._services.roots.existing(folders, record.root), record.name)
 
     async def _piece(self, piece: memoryview) -> None:
         drained = asyncio.Event()

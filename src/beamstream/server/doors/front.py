@@ -11,6 +11,7 @@ from beamstream.server.doors.asapo_http import AsapoHandler
 from beamstream.server.doors.http import HttpConnection, HttpRequest
 from beamstream.server.doors.services import Services
 from beamstream.wire.asapo.routes import SUPPORTED_PROTOCOLS, is_asapo
+from beamstream.wire.native.frames import VERSION
 
 WELL_KNOWN = b"/.well-known/beamstream"
 
@@ -34,7 +35,8 @@ class FrontHandler:
         if request.method != b"GET":
             connection.reply(405, b"only GET is answered here")
         elif path == WELL_KNOWN:
-            connection.reply(200, msgspec.json.encode(self._document()), "application/json")
+            document = self._document(connection.local_host)
+            connection.reply(200, msgspec.json.encode(document), "application/json")
         elif path == b"/":
             connection.reply(200, _HELLO)
         else:
@@ -46,18 +48,24 @@ class FrontHandler:
     def stop(self) -> None:
         self._asapo.stop()
 
-    def _document(self) -> dict[str, object]:
-        ports = self._services.ports
+    def _document(self, local_host: str) -> dict[str, object]:
+        services = self._services
+        ports = services.ports
         return {
             "product": "beamstream",
+            "software": f"Beamstream {__version__}",
             "version": __version__,
-            "tls": False,
+            "protocol": VERSION,
+            "native": services.address("native", local_host),
+            "unix": services.unix,
+            "tls": services.tls,
             "doors": {
                 "asapo": {
                     "http": ports["http"],
                     "ingest": ports["ingest"],
                     "data": ports["data"],
                     "protocols": list(SUPPORTED_PROTOCOLS),
-                }
+                },
+                "native": {"port": ports["native"], "versions": [VERSION]},
             },
         }

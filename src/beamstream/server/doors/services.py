@@ -7,16 +7,21 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import TypeVar
 
+from beamstream import limits
 from beamstream.errors import Error
 from beamstream.model import StreamInfo, check_label
 from beamstream.server.auth import Authorizer
 from beamstream.server.beamtimes import Beamtimes
 from beamstream.server.delivery import Deliveries
 from beamstream.server.ingest import Ingest
+from beamstream.server.payloads import Payloads
+from beamstream.server.puts import Puts
 from beamstream.server.reads import Reads
 from beamstream.server.roots import Roots
+from beamstream.server.segment_logs import SegmentLogs
 from beamstream.server.stats import Stats
 from beamstream.server.streams import Streams, View
+from beamstream.server.subscriptions import Subscriptions
 from beamstream.store import catalog as ops
 from beamstream.store.cache import Cache
 from beamstream.store.catalog import Catalog
@@ -50,6 +55,12 @@ class Services:
         stats: Stats,
         threads: Executor,
         advertise: str,
+        payloads: Payloads,
+        logs: SegmentLogs,
+        puts: Puts,
+        subscriptions: Subscriptions,
+        disk_free: Callable[[], int],
+        connections: Callable[[], int],
     ) -> None:
         self.loop = loop
         self.authorizer = authorizer
@@ -64,6 +75,17 @@ class Services:
         self.stats = stats
         self.threads = threads
         self.advertise = advertise
+        self.payloads = payloads
+        self.logs = logs
+        self.puts = puts
+        self.subscriptions = subscriptions
+        self.disk_free = disk_free
+        self.connections = connections
+        self.searches = asyncio.Semaphore(limits.QUERIES_AT_ONCE_MAX)
+        self.began = loop.time()
+        self.unix = ""
+        """Path of the Unix socket of the native door; empty while there is none."""
+        self.tls = False
         self.stopping = False
         self.opened: set[str] = set()
         """Beamtimes whose records have been opened; opening waits for the disk."""
@@ -88,11 +110,13 @@ class Services:
     def make_records(self, beamtime: str) -> None:
         """Make or open the records of a beamtime; in a thread."""
         self.catalog.apply(beamtime, ())
+        self.logs.recover(beamtime)
         self.opened.add(beamtime)
 
     def open_records(self, beamtime: str) -> None:
         """Open the records of a beamtime; in a thread."""
         self.catalog.stream(beamtime, "", "")
+        self.logs.recover(beamtime)
         self.opened.add(beamtime)
 
     def in_thread(self, work: Callable[[], T], done: Callable[[T | Error], None]) -> None:

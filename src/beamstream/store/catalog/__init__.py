@@ -8,6 +8,7 @@ from beamstream.store.catalog.interface import (
     Claim,
     Claimed,
     Conflicted,
+    DeleteGroup,
     DeleteStream,
     Done,
     Duplicate,
@@ -21,6 +22,7 @@ from beamstream.store.catalog.interface import (
     Op,
     Persist,
     Put,
+    PutMany,
     Refused,
     Release,
     Renew,
@@ -29,6 +31,7 @@ from beamstream.store.catalog.interface import (
     Skip,
     State,
     Stored,
+    StoredMany,
     Unit,
 )
 
@@ -40,6 +43,7 @@ __all__ = [
     "Claim",
     "Claimed",
     "Conflicted",
+    "DeleteGroup",
     "DeleteStream",
     "Done",
     "Duplicate",
@@ -53,6 +57,7 @@ __all__ = [
     "Op",
     "Persist",
     "Put",
+    "PutMany",
     "Refused",
     "Release",
     "Renew",
@@ -61,5 +66,6 @@ __all__ = [
     "Skip",
     "State",
     "Stored",
+    "StoredMany",
     "Unit",
 ]

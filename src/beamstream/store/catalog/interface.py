@@ -18,334 +18,83 @@ Whatever implements `Catalog` passes `beamstream.testing.catalog.CatalogTests`.
 from __future__ import annotations
 
 import abc
-import enum
 from collections.abc import Sequence
 
 import msgspec
 
-from beamstream.errors import Error
 from beamstream.model import Dataset, Item, Record, StreamInfo
+from beamstream.store.catalog.operations import (
+    END_OF_SEQS,
+    Ack,
+    Acked,
+    AlreadyAcked,
+    Claim,
+    Claimed,
+    Conflicted,
+    DeleteGroup,
+    DeleteStream,
+    Done,
+    Duplicate,
+    Expire,
+    Finish,
+    Mark,
+    Meta,
+    MetaMode,
+    Nack,
+    Op,
+    Persist,
+    Put,
+    PutMany,
+    Ranges,
+    Refused,
+    Release,
+    Renew,
+    Result,
+    Seek,
+    Skip,
+    State,
+    Stored,
+    StoredMany,
+    Unit,
+)
 from beamstream.store.query import Query
 
-END_OF_SEQS = 2**62
-"""Upper end of a claim that covers all that will ever arrive."""
-
-
-class State(enum.IntEnum):
-    """What became of a message for one group; what is in no range is open."""
-
-    DONE = 1
-    """Handed out without a lease: at most once, by the reader's own choice."""
-    ACKED = 2
-    DEAD = 3
-    """Delivered as often as allowed and never acknowledged; listed, not offered again."""
-
-
-class MetaMode(enum.IntEnum):
-    """How metadata of a stream or beamtime is written (ASAPO protocol section 5.9)."""
-
-    INSERT = 1
-    REPLACE = 2
-    UPDATE = 3
-
-
-Ranges = tuple[tuple[int, int], ...]
-"""Half-open ranges of seq, ascending, disjoint, not touching."""
-
-
-# ---------------------------------------------------------------------------- operations
-
-
-class Put(msgspec.Struct, frozen=True, gc=False):
-    """Record one message, or one part of a dataset (`substream` ≥ 1, `expected` parts).
-
-    `id` 0 asks for an automatic one (single messages only). Results: `Stored`, `Duplicate`
-    (same id, substream, name, size, digest and JSON-equal metadata), `Conflicted` (same id, other
-    content; or a dataset's part for a single message and the reverse; or a stream of the other
-    kind), `Refused` (id beyond the announced last one).
-
-    The first part of a dataset tells its `expected` size; parts that say another size are
-    conflicts, and so are substreams beyond it. An id for which a group has an early
-    acknowledgement is acknowledged at once.
-    """
-
-    source: str
-    stream: str
-    id: int
-    name: str
-    size: int
-    digest: bytes
-    meta: bytes
-    timestamp_ns: int
-    arrived_ns: int
-    mode: int
-    level: int
-    place: int
-    root: int = 0
-    substream: int = 0
-    expected: int = 0
-    node: int = 0
-    boot: int = 0
-    run: int = 0
-
-
-class Skip(msgspec.Struct, frozen=True, gc=False):
-    """Say that the ids from `lo` up to, not including, `hi` will never come.
-
-    They take seqs of their own, which readers pass over. Results: `Stored` (of the last one),
-    `Conflicted` if one of them exists already (also as a skip).
-    """
-
-    source: str
-    stream: str
-    lo: int
-    hi: int
-    timestamp_ns: int
-
-
-class Finish(msgspec.Struct, frozen=True, gc=False):
-    """Announce the last id of a stream, and the stream that follows.
-
-    Creates the stream if need be. Results: `Done`, `Duplicate` (the same announcement again),
-    `Conflicted` (another announcement, or ids beyond `last_id` exist).
-    """
-
-    source: str
-    stream: str
-    last_id: int
-    next_stream: str
-    timestamp_ns: int
-
-
-class Meta(msgspec.Struct, frozen=True, gc=False):
-    """Write metadata of a stream, or with `stream` empty of the source's beamtime.
-
-    `INSERT` needs it absent, `REPLACE` and `UPDATE` need it present unless `upsert`. `UPDATE`
-    merges objects key by key, deeply; arrays and scalars are replaced. Does not create a stream.
-    Results: `Done`, `Refused`.
-    """
-
-    source: str
-    stream: str
-    mode: MetaMode
-    upsert: bool
-    document: bytes
-
-
-class Persist(msgspec.Struct, frozen=True, gc=False):
-    """Mark a stream to be kept when others are purged. Results: `Done`, `Refused` (no stream)."""
-
-    source: str
-    stream: str
-
-
-class DeleteStream(msgspec.Struct, frozen=True, gc=False):
-    """Forget a stream: records, group states, and with `with_meta` its metadata; never files.
-
-    It is gone for all reads at once; a stream of that name made later has another number.
-    Results: `Done`, `Refused` (no stream).
-    """
-
-    source: str
-    stream: str
-    with_meta: bool = True
-
-
-class Claim(msgspec.Struct, frozen=True, gc=False):
-    """Take open messages of a group for `owner`, who alone may hand them out until `until_ns`.
-
-    Grants, lowest first, up to `count` seqs in [`lo`, `hi`) which are in no state and not claimed
-    by another owner whose time has not passed (`now_ns`). `hi` may lie beyond the newest message:
-    what arrives later is then claimed already. Creates group and group-stream if need be (and the
-    stream: a group may wait for one that does not exist). Result: `Claimed`.
-    """
-
-    group: str
-    source: str
-    stream: str
-    owner: str
-    lo: int
-    hi: int
-    count: int
-    now_ns: int
-    until_ns: int
-
-
-class Renew(msgspec.Struct, frozen=True, gc=False):
-    """Prolong all claims of `owner` to `until_ns`. Result: `Done`."""
-
-    owner: str
-    until_ns: int
-
-
-class Release(msgspec.Struct, frozen=True, gc=False):
-    """Give back all claims of `owner`. Result: `Done`."""
-
-    owner: str
-
-
-class Mark(msgspec.Struct, frozen=True, gc=False):
-    """Set the state of ranges, the position by id and delivery counts, as written behind.
-
-    `DONE` does not replace `ACKED` or `DEAD`. `id_position` below 0 leaves it. `counts` are
-    (seq, deliveries) of messages delivered more than once. With `owner` set, nothing happens
-    unless it holds claims on all the ranges: `Refused`. Results: `Done`, `Refused`.
-    """
-
-    group: str
-    source: str
-    stream: str
-    state: State
-    ranges: Ranges
-    id_position: int = -1
-    counts: tuple[tuple[int, int], ...] = ()
-    owner: str = ""
-    now_ns: int = 0
-
-
-class Ack(msgspec.Struct, frozen=True, gc=False):
-    """Acknowledge ranges of seq, and ids for which no message exists yet (`early_ids`).
-
-    With `strict`, `AlreadyAcked` if any of it was acknowledged before, and nothing changes
-    (ASAPO); else it is idempotent. Results: `Acked` (how many were new), `AlreadyAcked`,
-    `Refused` (too many early ids).
-    """
-
-    group: str
-    source: str
-    stream: str
-    ranges: Ranges
-    early_ids: tuple[int, ...] = ()
-    strict: bool = False
-    now_ns: int = 0
-
-
-class Nack(msgspec.Struct, frozen=True, gc=False):
-    """Open ranges again, whatever their state was. Result: `Done`."""
-
-    group: str
-    source: str
-    stream: str
-    ranges: Ranges
-    now_ns: int = 0
-
-
-class Seek(msgspec.Struct, frozen=True, gc=False):
-    """Set a group's position: `done` ranges become done if they were open, `opened` ranges open.
-
-    `id_position` is the last id that counts as read. Early acknowledgements of ids above it are
-    dropped. Result: `Done`.
-    """
-
-    group: str
-    source: str
-    stream: str
-    id_position: int
-    done: Ranges
-    opened: Ranges
-    now_ns: int = 0
-
-
-class Expire(msgspec.Struct, frozen=True, gc=False):
-    """Forget groups that were last used before `before_ns`. Result: `Done`."""
-
-    before_ns: int
-
-
-class Unit(msgspec.Struct, frozen=True, gc=False):
-    """Operations that stand or fall together.
-
-    Result: the tuple of their results; if one is not a success (`Conflicted`, `Refused`,
-    `AlreadyAcked`), none has changed anything.
-    """
-
-    ops: tuple[Op, ...]
-
-
-Op = (
-    Put
-    | Skip
-    | Finish
-    | Meta
-    | Persist
-    | DeleteStream
-    | Claim
-    | Renew
-    | Release
-    | Mark
-    | Ack
-    | Nack
-    | Seek
-    | Expire
-    | Unit
-)
-
-
-# ------------------------------------------------------------------------------- results
-
-
-class Stored(msgspec.Struct, frozen=True, gc=False):
-    """`stream` is the stream after this operation; `ready_seq` is set by a dataset's last part."""
-
-    stream: StreamInfo
-    seq: int
-    id: int
-    ready_seq: int = 0
-
-
-class Duplicate(msgspec.Struct, frozen=True, gc=False):
-    """The same was there before; `record` is the one that stays (None for a finish flag)."""
-
-    stream: StreamInfo
-    id: int
-    record: Record | None = None
-
-
-class Conflicted(msgspec.Struct, frozen=True, gc=False):
-    """Something else is there. `error` says what."""
-
-    error: Error
-
-
-class Refused(msgspec.Struct, frozen=True, gc=False):
-    """The operation is not possible now. `error` says why."""
-
-    error: Error
-
-
-class Done(msgspec.Struct, frozen=True, gc=False):
-    """`stream` is the stream after an operation on one."""
-
-    stream: StreamInfo | None = None
-
-
-class Acked(msgspec.Struct, frozen=True, gc=False):
-    count: int
-
-
-class AlreadyAcked(msgspec.Struct, frozen=True, gc=False):
-    error: Error
-
-
-class Claimed(msgspec.Struct, frozen=True, gc=False):
-    stream: StreamInfo
-    ranges: Ranges
-
-
-Result = (
-    Stored
-    | Duplicate
-    | Conflicted
-    | Refused
-    | Done
-    | Acked
-    | AlreadyAcked
-    | Claimed
-    | tuple["Result", ...]
-)
-
-
-# --------------------------------------------------------------------------------- reads
+__all__ = [
+    "Ack",
+    "Acked",
+    "AlreadyAcked",
+    "Catalog",
+    "Claim",
+    "Claimed",
+    "Conflicted",
+    "DeleteGroup",
+    "DeleteStream",
+    "Done",
+    "Duplicate",
+    "END_OF_SEQS",
+    "Expire",
+    "Finish",
+    "GroupState",
+    "Mark",
+    "Meta",
+    "MetaMode",
+    "Nack",
+    "Op",
+    "Persist",
+    "Put",
+    "PutMany",
+    "Ranges",
+    "Refused",
+    "Release",
+    "Renew",
+    "Result",
+    "Seek",
+    "Skip",
+    "State",
+    "Stored",
+    "StoredMany",
+    "Unit",
+]
 
 
 class GroupState(msgspec.Struct, frozen=True, gc=False):
@@ -450,6 +199,25 @@ class Catalog(abc.ABC):
         """Ranges of the seqs (up to `last_seq`) whose id is larger than `id`."""
 
     @abc.abstractmethod
+    def seq_at(self, beamtime: str, stream_no: int, timestamp_ns: int, upto_seq: int) -> int:
+        """The first seq whose message was ingested at `timestamp_ns` or later.
+
+        `upto_seq` + 1 (at most `last_seq` + 1) when there is none. Messages are taken to be
+        ingested in the order of seq; where two were not, the answer may be off by as many.
+        """
+
+    @abc.abstractmethod
+    def gaps(self, beamtime: str, stream_no: int, lo: int, hi: int, limit: int) -> Ranges:
+        """The first `limit` ranges of ids in [lo, hi) that are neither there nor skipped.
+
+        May take time in proportion to `hi` - `lo`: long streams are asked in pieces.
+        """
+
+    @abc.abstractmethod
+    def producer_position(self, beamtime: str, source: str, stream: str, producer: bytes) -> int:
+        """The largest sequence of this producer that is stored; 0 for none."""
+
+    @abc.abstractmethod
     def file(self, beamtime: str, name: str) -> tuple[str, str, Record] | None:
         """(source, stream, record) of the message whose payload is the file of this name."""
 
@@ -479,6 +247,10 @@ class Catalog(abc.ABC):
 
     @abc.abstractmethod
     def groups(self, beamtime: str, source: str, stream: str) -> list[GroupState]: ...
+
+    @abc.abstractmethod
+    def groups_of(self, beamtime: str) -> list[tuple[str, str, str, int]]:
+        """(group, source, stream, last_used_ns) of all groups, by group, source and stream."""
 
     @abc.abstractmethod
     def last_acked_id(self, beamtime: str, group: str, source: str, stream: str) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from beamstream.errors import Error
+from beamstream.limits import ID_MAX
 from beamstream.model import Dataset, Item, Record, StreamInfo, check_beamtime
 from beamstream.store.catalog import sqlite_reads
 from beamstream.store.catalog.interface import (
@@ -229,6 +230,22 @@ class SqliteCatalog(Catalog):
         found: Ranges = self._read((), sqlite_reads.seqs_above, beamtime, stream_no, id)
         return found
 
+    def seq_at(self, beamtime: str, stream_no: int, timestamp_ns: int, upto_seq: int) -> int:
+        found: int = self._read(1, sqlite_reads.seq_at, beamtime, stream_no, timestamp_ns, upto_seq)
+        return found
+
+    def gaps(self, beamtime: str, stream_no: int, lo: int, hi: int, limit: int) -> Ranges:
+        lo, hi = max(lo, 1), min(hi, ID_MAX + 1)
+        nothing = ((lo, hi),) if lo < hi and limit > 0 else ()
+        found: Ranges = self._read(nothing, sqlite_reads.gaps, beamtime, stream_no, lo, hi, limit)
+        return found
+
+    def producer_position(self, beamtime: str, source: str, stream: str, producer: bytes) -> int:
+        found: int = self._read(
+            0, sqlite_reads.producer_position, beamtime, source, stream, producer
+        )
+        return found
+
     def file(self, beamtime: str, name: str) -> tuple[str, str, Record] | None:
         found: tuple[str, str, Record] | None = self._read(None, sqlite_reads.file, beamtime, name)
         return found
@@ -269,6 +286,10 @@ class SqliteCatalog(Catalog):
 
     def groups(self, beamtime: str, source: str, stream: str) -> list[GroupState]:
         found: list[GroupState] = self._read([], sqlite_reads.groups, beamtime, source, stream)
+        return found
+
+    def groups_of(self, beamtime: str) -> list[tuple[str, str, str, int]]:
+        found: list[tuple[str, str, str, int]] = self._read([], sqlite_reads.groups_of, beamtime)
         return found
 
     def last_acked_id(self, beamtime: str, group: str, source: str, stream: str) -> int:

@@ -12,13 +12,14 @@ from typing import Any
 import apsw
 
 from beamstream import limits
-from beamstream.errors import AlreadyAcknowledged, BadInput, StaleLease, TooMany
+from beamstream.errors import AlreadyAcknowledged, BadInput, NotFound, StaleLease, TooMany
 from beamstream.store.catalog.interface import (
     Ack,
     Acked,
     AlreadyAcked,
     Claim,
     Claimed,
+    DeleteGroup,
     Done,
     Expire,
     Mark,
@@ -55,7 +56,7 @@ class Groups:
     """The groups of one beamtime, as the transaction that is open sees them."""
 
     def __init__(self, connection: apsw.Connection) -> None:
-        self._cursor = connection.cursor()
+        self._db = connection
         self._streams = Streams(connection, self.arrived)
 
     @property
@@ -68,7 +69,7 @@ class Groups:
         row = self._streams.make(op.source, op.stream)
         no, group = row.info.no, self._open(op.group, row, op.now_ns)
         taken = RangeSet((lo, hi) for lo, hi, _ in self._states(no, group, op.lo, op.hi))
-        claims = list(self._cursor.execute(_CLAIMS, (no, group, op.lo, op.hi)))
+        claims = list(self._db.execute(_CLAIMS, (no, group, op.lo, op.hi)))
         for lo, hi, owner, until_ns in claims:
             if owner != op.owner and until_ns > op.now_ns:
                 taken.add(lo, hi)
@@ -91,11 +92,11 @@ class Groups:
             kept.setdefault((owner, until_ns), RangeSet()).add(lo, hi)
         kept = {key: ranges - granted for key, ranges in kept.items()}
         kept[to] = kept.get(to, RangeSet()) | granted
-        self._cursor.executemany(
+        self._db.executemany(
             "DELETE FROM group_claim WHERE stream_no = ? AND group_no = ? AND lo = ?",
             [(no, group, claim[0]) for claim in claims],
         )
-        self._cursor.executemany(
+        self._db.executemany(
             "INSERT INTO group_claim (stream_no, group_no, lo, hi, owner, until_ns) "
             "VALUES (?, ?, ?, ?, ?, ?)",
             [
@@ -106,14 +107,14 @@ class Groups:
         )
 
     def renew(self, op: Renew) -> Result:
-        self._cursor.execute(
+        self._db.execute(
             "UPDATE group_claim SET until_ns = ?2 WHERE owner = ?1 AND until_ns < ?2",
             (op.owner, op.until_ns),
         )
         return Done()
 
     def release(self, op: Release) -> Result:
-        self._cursor.execute("DELETE FROM group_claim WHERE owner = ?", (op.owner,))
+        self._db.execute("DELETE FROM group_claim WHERE owner = ?", (op.owner,))
         return Done()
 
     # ----------------------------------------------------------------- states of messages
@@ -136,7 +137,7 @@ class Groups:
         if op.id_position >= 0:
             self._set_position(no, group, op.id_position)
         if op.counts:
-            self._cursor.executemany(
+            self._db.executemany(
                 "INSERT INTO delivery_count (stream_no, group_no, seq, count) VALUES (?, ?, ?, ?) "
                 "ON CONFLICT DO UPDATE SET count = excluded.count",
                 [(no, group, s, count) for s, count in op.counts if 0 < s <= row.info.last_seq],
@@ -153,7 +154,7 @@ class Groups:
         for lo, hi in op.ranges:
             held = RangeSet(
                 (a, b)
-                for a, b, owner, until_ns in self._cursor.execute(_CLAIMS, (no, group, lo, hi))
+                for a, b, owner, until_ns in self._db.execute(_CLAIMS, (no, group, lo, hi))
                 if owner == op.owner and until_ns > op.now_ns
             )
             if not held.covers(lo, hi):
@@ -176,7 +177,7 @@ class Groups:
         if op.early_ids:
             self._streams.flush()
             for ident in op.early_ids:
-                found = self._cursor.execute(_SEQ_OF, (no, ident)).fetchone()
+                found = self._db.execute(_SEQ_OF, (no, ident)).fetchone()
                 if found is None:
                     early.add(ident)
                 else:
@@ -196,7 +197,7 @@ class Groups:
                     f"stream {op.stream!r} that do not exist"
                 )
             )
-        self._cursor.executemany(
+        self._db.executemany(
             "INSERT INTO early_ack (stream_no, group_no, id) VALUES (?, ?, ?)",
             [(no, group, ident) for ident in new_early],
         )
@@ -218,7 +219,7 @@ class Groups:
         self._change(no, group, op.opened, None, ())
         for lo, hi in op.opened:
             self._drop_counts(no, group, lo, hi)
-        self._cursor.execute(
+        self._db.execute(
             "DELETE FROM early_ack WHERE stream_no = ? AND group_no = ? AND id > ?",
             (no, group, op.id_position),
         )
@@ -228,7 +229,7 @@ class Groups:
         """The ids `lo` to `last` have come, from `seq` on: early acknowledgements become real."""
         no = row.info.no
         found = list(
-            self._cursor.execute(
+            self._db.execute(
                 "SELECT group_no, id FROM early_ack WHERE stream_no = ? AND id BETWEEN ? AND ?",
                 (no, lo, last),
             )
@@ -236,54 +237,75 @@ class Groups:
         for group, ident in found:
             at = seq + ident - lo
             self._change(no, group, ((at, at + 1),), State.ACKED, ())
-        self._cursor.execute(
+        self._db.execute(
             "DELETE FROM early_ack WHERE stream_no = ? AND id BETWEEN ? AND ?", (no, lo, last)
         )
 
     def expire(self, op: Expire) -> Result:
-        old = self._cursor.execute(
+        old: list[Any] = self._db.execute(
             "SELECT no FROM reader_group WHERE last_used_ns < ?1 AND NOT EXISTS ("
             "SELECT 1 FROM group_stream s JOIN group_claim c USING (stream_no, group_no) "
             "WHERE s.group_no = no AND c.until_ns > ?1)",
             (op.before_ns,),
         ).fetchall()
         for (group,) in old:
-            streams = self._cursor.execute(
+            streams: list[Any] = self._db.execute(
                 "SELECT stream_no FROM group_stream WHERE group_no = ?", (group,)
             ).fetchall()
-            for table, order in STREAM_TABLES:
-                if order.startswith("group_no"):
-                    self._cursor.executemany(
-                        f"DELETE FROM {table} WHERE stream_no = ? AND group_no = ?",  # noqa: S608
-                        [(no, group) for (no,) in streams],
-                    )
-            self._cursor.execute("DELETE FROM reader_group WHERE no = ?", (group,))
+            self._forget(group, [no for (no,) in streams])
         return Done()
+
+    def delete(self, op: DeleteGroup) -> Result:
+        group = self._find(op.group)
+        found: list[Any] = self._db.execute(
+            "SELECT no FROM group_stream JOIN stream ON no = stream_no WHERE group_no = ?1 "
+            "AND dead = 0 AND (?2 || ?3 = '' OR (source = ?2 AND name = ?3))",
+            (group, op.source, op.stream),
+        ).fetchall()
+        numbers = [no for (no,) in found]
+        if not numbers:
+            where = f" in stream {op.stream!r} of source {op.source!r}" if op.stream else ""
+            return Refused(NotFound(f"there is no group {op.group!r}{where}"))
+        self._forget(group, numbers)
+        return Done()
+
+    def _forget(self, group: int, numbers: list[int]) -> None:
+        """Forget the group in these streams, and altogether when it is in no other."""
+        for table, order in STREAM_TABLES:
+            if order.startswith("group_no"):
+                self._db.executemany(
+                    f"DELETE FROM {table} WHERE stream_no = ? AND group_no = ?",  # noqa: S608
+                    [(no, group) for no in numbers],
+                )
+        self._db.execute(
+            "DELETE FROM reader_group WHERE no = ?1 AND NOT EXISTS ("
+            "SELECT 1 FROM group_stream s JOIN stream t ON t.no = s.stream_no "
+            "WHERE group_no = ?1 AND dead = 0)",
+            (group,),
+        )
 
     # ------------------------------------------------------------------------- rows
 
     def _find(self, group: str) -> int:
         """The number of the group; 0 if there is none."""
-        found = self._cursor.execute(
-            "SELECT no FROM reader_group WHERE name = ?", (group,)
-        ).fetchone()
+        found = self._db.execute("SELECT no FROM reader_group WHERE name = ?", (group,)).fetchone()
         return found[0] if found else 0
 
     def _open(self, group: str, row: Row, now_ns: int) -> int:
         """The number of the group, which is created in this stream if need be, and is used now."""
-        found: Any = self._cursor.execute(
+        found: Any = self._db.execute(
             "SELECT no, last_used_ns FROM reader_group WHERE name = ?", (group,)
         ).fetchone()
         if found is None:
-            found = self._cursor.execute(
+            found = self._db.execute(
                 "INSERT INTO reader_group (name, last_used_ns) VALUES (?, ?) RETURNING no, ?2",
                 (group, now_ns),
             ).fetchone()
         elif found[1] < now_ns:
-            self._cursor.execute(
+            self._db.execute(
                 "UPDATE reader_group SET last_used_ns = ? WHERE no = ?", (now_ns, found[0])
             )
-        self._cursor.execute(
+        self._db.execute(
             "INSERT INTO group_stream (stream_no, group_no, id_position) VALUES (?, ?, 0) "
             "ON CONFLICT DO NOTHING",
             (row.info.no, found[0]),
@@ -291,14 +313,14 @@ class Groups:
         return int(found[0])
 
     def _set_position(self, no: int, group: int, ident: int) -> None:
-        self._cursor.execute(
+        self._db.execute(
             "UPDATE group_stream SET id_position = ? WHERE stream_no = ? AND group_no = ?",
             (ident, no, group),
         )
 
     def _states(self, no: int, group: int, lo: int, hi: int) -> list[tuple[int, int, int]]:
         """Rows of all states that overlap or touch [lo, hi)."""
-        rows = self._cursor.execute(_STATES, (no, group, lo - 1, hi))
+        rows = self._db.execute(_STATES, (no, group, lo - 1, hi))
         return [row for row in rows if row[1] >= lo]
 
     def _any_acked(self, no: int, group: int, ranges: Iterable[tuple[int, int]]) -> bool:
@@ -339,11 +361,11 @@ class Groups:
             new = {(a, b, int(s)) for s, part in sets.items() for a, b in part}
             old = set(there)
             # DELETE first: a row that changes its end keeps its key.
-            self._cursor.executemany(
+            self._db.executemany(
                 "DELETE FROM group_range WHERE stream_no = ? AND group_no = ? AND lo = ?",
                 [(no, group, row[0]) for row in old - new],
             )
-            self._cursor.executemany(
+            self._db.executemany(
                 "INSERT INTO group_range (stream_no, group_no, lo, hi, state) "
                 "VALUES (?, ?, ?, ?, ?)",
                 [(no, group, *row) for row in new - old],
@@ -353,7 +375,7 @@ class Groups:
         return changed
 
     def _drop_counts(self, no: int, group: int, lo: int, hi: int) -> None:
-        self._cursor.execute(
+        self._db.execute(
             "DELETE FROM delivery_count WHERE stream_no = ? AND group_no = ? AND seq >= ? "
             "AND seq < ?",
             (no, group, lo, hi),
@@ -361,7 +383,7 @@ class Groups:
 
     def _is_early(self, no: int, group: int, ident: int) -> bool:
         return (
-            self._cursor.execute(
+            self._db.execute(
                 "SELECT 1 FROM early_ack WHERE stream_no = ? AND group_no = ? AND id = ?",
                 (no, group, ident),
             ).fetchone()
@@ -369,7 +391,7 @@ class Groups:
         )
 
     def _early_count(self, no: int, group: int) -> int:
-        count: int = self._cursor.execute(
+        count: int = self._db.execute(
             "SELECT count(*) FROM early_ack WHERE stream_no = ? AND group_no = ?", (no, group)
         ).get
         return count

@@ -14,14 +14,20 @@ from beamstream.errors import TimedOut
 from beamstream.limits import ID_MAX
 from beamstream.model import Dataset, Item, Record, StreamInfo
 from beamstream.store.catalog.interface import GroupState, Ranges, State
-from beamstream.store.catalog.sqlite_streams import RECORD_COLUMNS, STREAM_COLUMNS, stream_info
+from beamstream.store.catalog.sqlite_streams import (
+    RECORD_COLUMN_COUNT,
+    RECORD_COLUMNS,
+    RECORD_VALUES,
+    STREAM_COLUMNS,
+    stream_info,
+)
 from beamstream.store.query import Query, register_functions, to_sql
 from beamstream.store.ranges import RangeSet
 
 # ?1 is the stream's number in all of them; a deleted stream has no rows for anybody.
 _ALIVE = "(SELECT dead FROM stream WHERE no = ?1) = 0"
 _FULL = (
-    f"SELECT {RECORD_COLUMNS}, "
+    f"SELECT {RECORD_VALUES}, "
     "CASE WHEN substream THEN (SELECT d.expected FROM dataset d WHERE d.stream_no = m.stream_no "
     "AND d.seq = m.seq) END, "
     "CASE WHEN substream THEN (SELECT d.ready_seq FROM dataset d WHERE d.stream_no = m.stream_no "
@@ -59,9 +65,18 @@ _SKIPS_ABOVE = (
     "SELECT seq + max(?2 + 1 - lo, 0), seq + last - lo + 1 FROM skip "
     "WHERE stream_no = ?1 AND last > ?2"
 )
-_SEARCHED = (
-    'SELECT *, id AS "_id", timestamp_ns AS "timestamp", substream AS dataset_substream, '
-    "mode AS ingest_mode, seq AS time_id"
+# What is there as spans of ids, and where the next span leaves room to the one before.
+_GAPS = (
+    "SELECT before + 1, lo FROM (SELECT lo, lag(last, 1, ?2 - 1) OVER (ORDER BY lo) AS before FROM "
+    "(SELECT id AS lo, id AS last FROM message WHERE stream_no = ?1 AND id >= ?2 AND id <= ?3 "
+    "AND substream = 0 UNION ALL "
+    "SELECT id, id FROM dataset WHERE stream_no = ?1 AND id >= ?2 AND id <= ?3 UNION ALL "
+    "SELECT lo, last FROM skip WHERE stream_no = ?1 AND last >= ?2 AND lo <= ?3 UNION ALL "
+    "SELECT ?4, ?4 WHERE ?4 IS NOT NULL ORDER BY 1)) WHERE lo > before + 1 LIMIT ?5"
+)
+_TIME_OF = (
+    "SELECT seq, timestamp_ns FROM message WHERE stream_no = ? AND seq >= ? AND seq <= ? "
+    "ORDER BY seq LIMIT 1"
 )
 _STEPS_BETWEEN_LOOKS = 1000
 
@@ -159,10 +174,54 @@ def seqs_above(db: apsw.Connection, no: int, ident: int) -> Ranges:
     return ((min(starts), info[0] + 1),) if starts else ()
 
 
+def seq_at(db: apsw.Connection, no: int, timestamp_ns: int, upto_seq: int) -> int:
+    with _same_moment(db):
+        last: int | None = db.execute(
+            "SELECT last_seq FROM stream WHERE no = ? AND NOT dead", (no,)
+        ).get
+        lo, end = 1, min(upto_seq, last or 0) + 1
+        while lo < end:
+            middle = (lo + end) // 2
+            found = db.execute(_TIME_OF, (no, middle, end - 1)).fetchone()
+            if found is None or found[1] >= timestamp_ns:
+                end = middle
+            else:
+                lo = found[0] + 1
+        # The bisection ends at a skip if there is one before the message.
+        found = db.execute(_TIME_OF, (no, lo, min(upto_seq, last or 0))).fetchone()
+    return found[0] if found else max(min(upto_seq, last or 0), 0) + 1
+
+
+def gaps(db: apsw.Connection, no: int, lo: int, hi: int, limit: int) -> Ranges:
+    lo, last = _ids_between(max(lo, 1), hi)
+    found: list[tuple[int, int]] = []
+    with _same_moment(db):
+        row = db.execute(
+            "SELECT last_seq, max_id FROM stream WHERE no = ? AND dead = 0", (no,)
+        ).fetchone()
+        last_seq, max_id = row or (0, 0)
+        # As many as the largest id: none is missing up to there.
+        if last_seq < max_id and lo <= last:
+            end = last + 1 if last < max_id else None
+            found += db.execute(_GAPS, (no, lo, min(last, max_id), end, max(0, min(limit, ID_MAX))))
+    lo = max(lo, max_id + 1)
+    if lo <= last:
+        found.append((lo, last + 1))
+    return tuple(found[: max(0, limit)])
+
+
+def producer_position(db: apsw.Connection, source: str, stream_name: str, producer: bytes) -> int:
+    found: int | None = db.execute(
+        "SELECT max(hi) - 1 FROM producer_run JOIN stream ON no = stream_no "
+        "WHERE source = ? AND name = ? AND dead = 0 AND producer = ?",
+        (source, stream_name, producer),
+    ).get
+    return found or 0
+
+
 def file(db: apsw.Connection, name: str) -> tuple[str, str, Record] | None:
     row = db.execute(
-        "SELECT s.source, s.name, seq, id, substream, m.name, size, digest, meta, timestamp_ns, "
-        "arrived_ns, mode, level, place, root, node, boot, run "
+        f"SELECT s.source, s.name, {RECORD_VALUES.replace(' name,', ' m.name,')} "
         "FROM message m JOIN stream s ON s.no = m.stream_no "
         "WHERE m.name = ? AND m.place = 2 AND s.dead = 0 ORDER BY m.stream_no, m.seq LIMIT 1",
         (name,),
@@ -193,7 +252,7 @@ def search(
     sql = (
         f'SELECT {columns} FROM (SELECT id AS "_id", timestamp_ns AS "timestamp", '
         "substream AS dataset_substream, mode AS ingest_mode, seq AS time_id, "
-        f"{RECORD_COLUMNS.replace('meta', 'CAST(meta AS TEXT) AS meta')} FROM message "
+        f"{RECORD_VALUES.replace('meta', 'CAST(meta AS TEXT) AS meta')} FROM message "
         f"WHERE stream_no = ? AND seq <= ? AND (SELECT dead FROM stream WHERE no = ?) = 0) "
         f"WHERE {where or '1'} ORDER BY {order_by or '_id, dataset_substream'} LIMIT ? OFFSET ?"
     )
@@ -220,6 +279,16 @@ def group(db: apsw.Connection, name: str, source: str, stream_name: str) -> Grou
 def groups(db: apsw.Connection, source: str, stream_name: str) -> list[GroupState]:
     with _same_moment(db):
         return [_group_state(db, *row) for row in _group_rows(db, source, stream_name, None)]
+
+
+def groups_of(db: apsw.Connection) -> list[tuple[str, str, str, int]]:
+    return list(
+        db.execute(
+            "SELECT g.name, source, s.name, last_used_ns FROM group_stream "
+            "JOIN reader_group g ON g.no = group_no JOIN stream s ON s.no = stream_no "
+            "WHERE dead = 0 ORDER BY 1, 2, 3"
+        )
+    )
 
 
 def _group_rows(
@@ -317,14 +386,14 @@ def _items(rows: Iterable[tuple[Any, ...]], limit: int = ID_MAX) -> list[Item]:
     if limit <= 0:
         return items
     for row in rows:
-        record = Record(*row[:16])
+        record = Record(*row[:RECORD_COLUMN_COUNT])
         if dataset and dataset[0] != record.seq:
             items.append(Dataset(*dataset, tuple(parts)))
             dataset, parts = None, []
         if len(items) == limit:
             return items
         if record.substream:
-            dataset = (record.seq, record.id, row[16], row[17])
+            dataset = (record.seq, record.id, *row[RECORD_COLUMN_COUNT:])
             parts.append(record)
         else:
             items.append(record)

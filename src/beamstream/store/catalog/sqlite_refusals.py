@@ -14,6 +14,7 @@ from beamstream.model import Record
 from beamstream.store.catalog.documents import same_json
 from beamstream.store.catalog.interface import (
     Put,
+    PutMany,
 )
 
 
@@ -28,12 +29,16 @@ def difference(record: Record, op: Put) -> str:
         return "size"
     if record.digest != op.digest:
         return "content"
+    # A sender that does not describe its payload does not contradict one that did.
+    if record.info and op.info and record.info != op.info:
+        return "description"
     return "" if same_json(record.meta, op.meta) else "metadata"
 
 
-def what(op: Put, ident: int) -> str:
-    part = f", substream {op.substream}," if op.substream else ""
-    return f"id {ident}{part} of stream {op.stream!r}"
+def what(op: Put | PutMany, ident: int) -> str:
+    part = f", substream {op.substream}," if isinstance(op, Put) and op.substream else ""
+    which = f"id {ident}{part}" if ident else "a message without an id"
+    return f"{which} of stream {op.stream!r}"
 
 
 def bad_id(op: Put, ident: int) -> BadInput:
@@ -43,11 +48,22 @@ def bad_id(op: Put, ident: int) -> BadInput:
     )
 
 
+def bad_sequence(op: Put) -> BadInput:
+    return BadInput(
+        f"{what(op, op.id)} is message {op.sequence} of producer {op.producer.hex()!r}",
+        hint="a producer has 16 bytes and counts from 1",
+    )
+
+
+def bad_batch(op: PutMany, why: str) -> BadInput:
+    return BadInput(f"a batch for stream {op.stream!r} of source {op.source!r} {why}")
+
+
 def bad_size(op: Put, ident: int) -> TooLarge:
     return TooLarge(f"{what(op, ident)} cannot have {op.size} bytes")
 
 
-def conflict(op: Put, ident: int, why: str) -> IdConflict:
+def conflict(op: Put | PutMany, ident: int, why: str) -> IdConflict:
     return IdConflict(f"{what(op, ident)} {why}", hint="use a new id, or another stream")
 
 

@@ -128,15 +128,35 @@ CREATE TABLE delivery_count (
 ) WITHOUT ROWID;
 """
 
+# Columns with a constant default cost nothing, however many rows there are.
+_SECOND: Final = """
+ALTER TABLE message ADD COLUMN segment INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE message ADD COLUMN position INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE message ADD COLUMN info BLOB NOT NULL DEFAULT x'';
+CREATE TABLE producer_run (
+    stream_no INTEGER NOT NULL,
+    producer BLOB NOT NULL,
+    lo INTEGER NOT NULL,
+    hi INTEGER NOT NULL,
+    id INTEGER NOT NULL,
+    used_ns INTEGER NOT NULL,
+    PRIMARY KEY (stream_no, producer, lo)
+) WITHOUT ROWID;
+"""
+
 
 def _create(connection: apsw.Connection) -> None:
     connection.execute(_FIRST)
     connection.pragma("application_id", APPLICATION_ID)
 
 
+def _add_segments_and_producers(connection: apsw.Connection) -> None:
+    connection.execute(_SECOND)
+
+
 Migration = Callable[[apsw.Connection], None]
 
-MIGRATIONS: Final[tuple[Migration, ...]] = (_create,)
+MIGRATIONS: Final[tuple[Migration, ...]] = (_create, _add_segments_and_producers)
 """The n-th function turns a file of version n into one of version n + 1; only ever appended to."""
 
 VERSION: Final = len(MIGRATIONS)
@@ -150,6 +170,7 @@ STREAM_TABLES: Final = (
     ("early_ack", "group_no, id"),
     ("delivery_count", "group_no, seq"),
     ("group_stream", "group_no"),
+    ("producer_run", "producer, lo"),
 )
 """Tables whose rows belong to a stream by `stream_no`, and the rest of their keys."""
 

@@ -16,6 +16,7 @@ from beamstream.store.catalog.interface import (
     AlreadyAcked,
     Claim,
     Conflicted,
+    DeleteGroup,
     DeleteStream,
     Done,
     Expire,
@@ -27,16 +28,20 @@ from beamstream.store.catalog.interface import (
     Op,
     Persist,
     Put,
+    PutMany,
     Refused,
     Release,
     Renew,
     Result,
     Seek,
     Skip,
+    StoredMany,
     Unit,
 )
+from beamstream.store.catalog.sqlite_batches import Batches
 from beamstream.store.catalog.sqlite_file import BeamtimeFile, translate
 from beamstream.store.catalog.sqlite_groups import Groups
+from beamstream.store.catalog.sqlite_puts import Puts
 from beamstream.store.catalog.sqlite_schema import STREAM_TABLES
 
 _FAILURES = (Conflicted, Refused, AlreadyAcked)
@@ -52,8 +57,10 @@ class Writer:
         self._db = file.writer
         self._groups = Groups(file.writer)
         self._streams = self._groups.streams
+        puts = Puts(file.writer, self._streams)
         self._do: dict[type, Callable[[Any], Result]] = {
-            Put: self._streams.put,
+            Put: puts.put,
+            PutMany: Batches(file.writer, self._streams, puts).put_many,
             Skip: self._streams.skip,
             Finish: self._streams.finish,
             Meta: self._meta,
@@ -66,7 +73,8 @@ class Writer:
             Ack: self._groups.ack,
             Nack: self._groups.nack,
             Seek: self._groups.seek,
-            Expire: self._groups.expire,
+            DeleteGroup: self._groups.delete,
+            Expire: self._expire,
             Unit: self._unit,
         }
 
@@ -140,6 +148,10 @@ class Writer:
         self._db.execute("RELEASE unit")
         return results
 
+    def _expire(self, op: Expire) -> Result:
+        self._streams.producers.expire(op.before_ns)
+        return self._groups.expire(op)
+
     def _meta(self, op: Meta) -> Result:
         found = self._db.execute(
             "SELECT document FROM meta WHERE source = ? AND stream = ?", (op.source, op.stream)
@@ -175,6 +187,9 @@ class Writer:
 
 def _failed(results: tuple[Result, ...]) -> bool:
     return any(
-        _failed(result) if isinstance(result, tuple) else isinstance(result, _FAILURES)
+        _failed(result)
+        if isinstance(result, tuple)
+        else isinstance(result, _FAILURES)
+        or (isinstance(result, StoredMany) and bool(result.failures))
         for result in results
     )

@@ -99,6 +99,8 @@ class Welcome(msgspec.Struct, array_like=True, frozen=True):
     arenas: str = ""
     payload_nbytes_max: int = 0
     cache_payload_nbytes_max: int = 0
+    shared_nbytes_max: int = 0
+    """What a session may hold pinned in shared memory; beyond, payloads come by the socket."""
 
 
 class OpenWriter(msgspec.Struct, array_like=True, frozen=True):
@@ -188,6 +190,13 @@ class WantMemory(msgspec.Struct, array_like=True, frozen=True):
 
     channel: int
     nbytes: int
+
+
+class ReturnMemory(msgspec.Struct, array_like=True, frozen=True):
+    """Grants that the writer of `channel` will not use, by their generations."""
+
+    channel: int
+    generations: tuple[int, ...]
 
 
 class Held(msgspec.Struct, array_like=True, frozen=True):
@@ -334,6 +343,12 @@ class Unpin(msgspec.Struct, array_like=True, frozen=True):
     pins: tuple[int, ...]
 
 
+class HeldPins(msgspec.Struct, array_like=True, frozen=True):
+    """Views of shared memory that the client has when it comes again: the others are let go."""
+
+    pins: tuple[int, ...]
+
+
 class Call(msgspec.Struct, array_like=True, frozen=True):
     """A question (`beamstream.wire.native.calls`)."""
 
@@ -383,6 +398,7 @@ Frame = (
     | Failed
     | Grant
     | WantMemory
+    | ReturnMemory
     | Subscribe
     | Unsubscribe
     | StreamOpened
@@ -394,6 +410,7 @@ Frame = (
     | Nack
     | Extend
     | Unpin
+    | HeldPins
     | Call
     | Reply
     | CallFailed
@@ -405,8 +422,9 @@ Frame = (
 KINDS: Final[dict[int, type[Any]]] = {
     1: Hello, 2: Welcome, 3: Goodbye, 4: Ping, 5: Pong,
     10: OpenWriter, 11: CloseWriter, 12: Put, 13: Receipt, 14: Failed, 15: Grant, 16: WantMemory,
+    17: ReturnMemory,
     20: Subscribe, 21: Unsubscribe, 22: StreamOpened, 23: Deliver, 24: Gap, 25: End, 26: Credit,
-    27: Ack, 28: Nack, 29: Extend, 30: Unpin,
+    27: Ack, 28: Nack, 29: Extend, 30: Unpin, 31: HeldPins,
     40: Call, 41: Reply, 42: CallFailed,
 }  # fmt: skip
 """Numbers of kinds; never reused."""

@@ -1,0 +1,158 @@
+"""`beamstream doctor`: looks at the way to a node, at the node and at this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from beamstream.cli.options import ANY_NODE, Json, Node
+from beamstream.cli.terminal import FAILED, UNREACHABLE, plain, print_json
+
+if TYPE_CHECKING:
+    from beamstream.cli.doctor_checks import Finding
+    from beamstream.client.native.hub import Hub
+    from beamstream.client.native.places import Access
+
+_TIMEOUT_S: Final = 5.0
+_CLOCK_LOOKS: Final = 5
+_MARKS: Final = {True: "✓", False: "✗", None: "–"}
+_COLOURS: Final = {True: "\x1b[32m", False: "\x1b[31m", None: "\x1b[2m"}
+_TCP: Final = ("net.ipv4.tcp_rmem", "net.ipv4.tcp_wmem")
+
+
+def doctor(*, node: Node = ANY_NODE, json: Json = False) -> int:
+    """Look for what is wrong between here and the node, and say what to do about it.
+
+    Exit status 1 if something is wrong, 3 if the node cannot be reached.
+
+    $ beamstream doctor --url node1:8400
+    """
+    from beamstream.cli.doctor_checks import Finding
+    from beamstream.errors import ConnectionLost, Error, TimedOut
+
+    found: list[Finding] = []
+    status = 0
+
+    def note(finding: Finding) -> None:
+        found.append(finding)
+        if not json:
+            _print(finding)
+
+    try:
+        for finding in _of_node(node):
+            note(finding)
+    except (ConnectionLost, TimedOut) as error:
+        note(Finding("reach", False, error.message, error.hint or "beamstream up"))
+        status = UNREACHABLE
+    except Error as error:
+        note(Finding("node", False, f"{error.code} {error.message}", error.hint))
+    for finding in _of_machine():
+        note(finding)
+    if json:
+        keys = ("check", "ok", "detail", "remedy")
+        print_json([dict(zip(keys, finding, strict=True)) for finding in found])
+    return status or (FAILED if any(finding.ok is False for finding in found) else 0)
+
+
+def _of_node(node: Node) -> Iterator[Finding]:
+    from beamstream.cli.doctor_checks import Finding
+    from beamstream.client.native import hub, places
+
+    access = places.find_access(node.url, node.beamtime, node.token, os.environ)
+    ca = os.environ.get("BEAMSTREAM_TLS_CA", "")
+    finder = places.Finder(access.url, timeout_s=_TIMEOUT_S, tls_ca=ca)
+    began = time.perf_counter()
+    place = finder.find()
+    finder.connect(place).close()
+    took_ms = (time.perf_counter() - began) * 1e3
+    yield Finding("reach", True, f"{access.url}, then {place} ({took_ms:.1f} ms)")
+    with hub.connect(
+        access.url,
+        beamtime=access.beamtime,
+        token=access.token,
+        step="doctor",
+        timeout=_TIMEOUT_S,
+        patience=_TIMEOUT_S,
+        call_timeout=_TIMEOUT_S,
+    ) as there:
+        yield from _of_session(there, access)
+
+
+def _of_session(there: Hub, access: Access) -> Iterator[Finding]:
+    from beamstream import limits
+    from beamstream._version import __version__
+    from beamstream.cli import doctor_checks as checks
+
+    welcome = there._welcome
+    yield checks.version(welcome.software, __version__)
+    yield checks.clock(_clock_offset(there))
+    yield checks.token(checks.claims(access.token), there.access, time.time())
+    yield checks.shared_memory(
+        welcome.arenas,
+        reachable=_reaches(welcome.arenas),
+        platform=sys.platform,
+        environ=os.environ,
+    )
+    row = there.info()
+    yield checks.disk(row.disk_free_nbytes)
+    yield checks.cache(row.cache_nbytes, row.cache_pinned_nbytes)
+    yield checks.connections(row.connections, limits.CONNECTIONS_MAX)
+    level = ("cache", "os", "disk")[row.level] if 0 <= row.level <= 2 else str(row.level)
+    yield checks.Finding(
+        "beamtime", True, f"{there.beamtime}; answered messages are safe at level {level}"
+    )
+
+
+def _clock_offset(there: Hub) -> float:
+    """Seconds that the node's clock is ahead, by the answer that came fastest."""
+    best = (float("inf"), 0.0)
+    for _ in range(_CLOCK_LOOKS):
+        before = time.time_ns()
+        node_ns = there.info().time_ns
+        after = time.time_ns()
+        best = min(best, (after - before, (node_ns - (before + after) / 2) / 1e9))
+    return best[1]
+
+
+def _reaches(path: str) -> bool:
+    if not path or not hasattr(socket, "AF_UNIX"):
+        return False
+    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as sock:
+        sock.settimeout(_TIMEOUT_S)
+        try:
+            sock.connect(path)
+        except OSError:
+            return False
+    return True
+
+
+def _of_machine() -> Iterator[Finding]:
+    from beamstream.cli import doctor_checks as checks
+
+    yield checks.tcp_buffers({name: _kernel_maximum(name) for name in _TCP})
+    with contextlib.suppress(ImportError):
+        import resource
+
+        yield checks.open_files(*resource.getrlimit(resource.RLIMIT_NOFILE))
+
+
+def _kernel_maximum(name: str) -> int | None:
+    try:
+        return int(Path("/proc/sys", *name.split(".")).read_text().split()[-1])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _print(finding: Finding) -> None:
+    mark = _MARKS[finding.ok]
+    if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
+        mark = f"{_COLOURS[finding.ok]}{mark}\x1b[0m"
+    print(f"{mark} {finding.name}: {plain(finding.detail)}", flush=True)
+    if finding.ok is False and finding.remedy:
+        print(f"    remedy: {plain(finding.remedy)}", flush=True)

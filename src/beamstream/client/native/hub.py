@@ -1,0 +1,227 @@
+"""A connection to a node: sources, streams, questions."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import platform
+import socket
+import weakref
+from types import TracebackType
+from typing import Any, Final, Self
+
+import msgspec
+
+from beamstream._version import __version__
+from beamstream.client.native import places
+from beamstream.client.native.link import Link
+from beamstream.client.native.packing import Meta, pack_meta
+from beamstream.client.native.session import Asked
+from beamstream.client.native.stream import Source, Stream
+from beamstream.errors import BadInput, Error
+from beamstream.model import check_beamtime
+from beamstream.wire import address
+from beamstream.wire.native import calls
+from beamstream.wire.native.frames import MAGIC, VERSION, Hello, Welcome
+
+CONNECT_S: Final = 10.0
+PATIENCE_S: Final = 300.0
+CALL_S: Final = 120.0
+EXIT_S: Final = 10.0
+
+
+class Hub:
+    """A connection to a node, for one beamtime; made by `connect`.
+
+    Any number of threads may use it. It lives through restarts of the node and broken connections:
+    what was under way goes on by itself.
+    """
+
+    def __init__(self, link: Link, welcome: Welcome, *, verify: bool, call_timeout: float) -> None:
+        self._link = link
+        self._verify = verify
+        self._call_timeout = call_timeout
+        self._welcome = welcome
+        _hubs.add(self)
+
+    def __repr__(self) -> str:
+        return f"<Hub of beamtime {self.beamtime!r} at node {self._welcome.node}>"
+
+    @property
+    def beamtime(self) -> str:
+        return self._welcome.beamtime
+
+    @property
+    def access(self) -> tuple[str, ...]:
+        """What the token allows: "read", "write", "writeraw"."""
+        return self._welcome.access
+
+    # ------------------------------------------------------------------ what there is
+
+    def source(self, name: str) -> Source:
+        """A data source, whether it exists or not."""
+        return Source(self, name)
+
+    def stream(self, text: str) -> Stream:
+        """A stream by its address, ``source/stream``."""
+        found = address.parse(text)
+        if found.range is not None or found.beamtime not in ("", self.beamtime):
+            raise BadInput(
+                f"{text!r} is not a stream of beamtime {self.beamtime!r}", hint="source/stream"
+            )
+        return Stream(self, found.source, found.stream)
+
+    def sources(self) -> list[str]:
+        """Names of all sources."""
+        names: list[str] = self._call(calls.ListSources())
+        return names
+
+    def streams(self, pattern: str = "*") -> list[calls.StreamRow]:
+        """Streams of all sources whose names match."""
+        rows: list[calls.StreamRow] = self._call(calls.ListStreams(pattern=pattern))
+        return rows
+
+    def groups(self) -> list[calls.GroupRow]:
+        """All groups."""
+        rows: list[calls.GroupRow] = self._call(calls.ListGroups())
+        return rows
+
+    def info(self) -> calls.ServerRow:
+        """How the node is."""
+        row: calls.ServerRow = self._call(calls.GetServer())
+        return row
+
+    @property
+    def meta(self) -> dict[str, Any] | None:
+        """Metadata of the beamtime; None if there are none."""
+        text: bytes | None = self._call(calls.GetMeta(source="", stream=""))
+        return None if text is None else msgspec.json.decode(text, type=dict[str, Any])
+
+    def set_meta(self, meta: Meta, *, mode: str = "replace") -> None:
+        """Write metadata of the beamtime; `mode` "insert", "replace" or "update"."""
+        document = pack_meta(meta) or b"{}"
+        self._call(calls.SetMeta(source="", stream="", document=document, mode=mode))
+
+    # ------------------------------------------------------------------ asking
+
+    def _call(self, params: calls.Params) -> Any:
+        return self._call_body(params)[0]
+
+    def _call_body(self, params: calls.Params) -> tuple[Any, memoryview]:
+        """Ask the node; the result, and the payloads that came with it."""
+        link = self._link
+        link.check()
+        with link.lock:
+            asked = link.session.ask(params, link.changed.notify_all)
+        link.pump()
+        try:
+            with link.lock:
+                what = f"the node did not answer {asked.method!r}"
+                link.wait(link.changed, lambda: asked.done, self._call_timeout, what)
+        finally:
+            self._forget(asked)
+        if asked.error is not None:
+            raise asked.error
+        return asked.result, asked.body
+
+    def _forget(self, asked: Asked) -> None:
+        if not asked.done:
+            with self._link.lock:
+                self._link.session.forget(asked)
+
+    # ------------------------------------------------------------------ ending
+
+    @property
+    def closed(self) -> bool:
+        return self._link.closed
+
+    def close(self, timeout: float | None = 30.0) -> None:
+        """End the connection, when what was sent has its receipts (at most `timeout` seconds)."""
+        if self._link.closed:
+            return
+        try:
+            if not self._link.forked:
+                self._link.drain(timeout)
+        finally:
+            self._link.close()
+            _hubs.discard(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close(30.0 if kind is None else 0.0)
+
+
+def connect(
+    url: str = "",
+    *,
+    beamtime: str = "",
+    token: str = "",
+    instance: str = "",
+    step: str = "",
+    timeout: float = CONNECT_S,
+    patience: float = PATIENCE_S,
+    call_timeout: float = CALL_S,
+    verify: bool = True,
+    tls_ca: str = "",
+) -> Hub:
+    """Connect to a node.
+
+    Parameters
+    ----------
+    url : ``host``, ``host:8400``, ``http://…``, ``https://…`` (the node is asked for its native
+        door), ``tcp://host:8403``, ``tls://host:8403``, ``unix:/path``, or the path of a
+        ``connect.json``. Without one: ``BEAMSTREAM_URL``, else the node of the same user.
+    beamtime, token : without them ``BEAMSTREAM_BEAMTIME`` and ``BEAMSTREAM_TOKEN``, else as the
+        node of the same user says.
+    instance, step : names of this program and of what it does, as others see them.
+    timeout : seconds for connecting.
+    patience : seconds that the node may be away before what waits for it fails.
+    call_timeout : seconds for one question.
+    verify : compare payloads with their digests as they arrive.
+    tls_ca : file with certificates to trust, in place of the system's.
+
+    Raises
+    ------
+    NotFound : nobody says where the node is.
+    ConnectionLost, TimedOut : it cannot be reached.
+    BadToken, NotAllowed : it does not let us in.
+    """
+    access = places.find_access(url, beamtime, token, os.environ)
+    if access.beamtime:
+        check_beamtime(access.beamtime)
+    ca = tls_ca or os.environ.get("BEAMSTREAM_TLS_CA", "")
+    finder = places.Finder(access.url, timeout_s=timeout, tls_ca=ca)
+    hello = Hello(
+        magic=MAGIC,
+        version=VERSION,
+        token=access.token,
+        beamtime=access.beamtime,
+        session=os.urandom(16),
+        instance=instance or f"{socket.gethostname()}:{os.getpid()}",
+        step=step,
+        client=f"beamstream/{__version__} python/{platform.python_version()}",
+    )
+    link = Link(hello, finder.dial, patience_s=patience, verify=verify)
+    link.start(timeout)
+    welcome = link.session.welcome
+    assert welcome is not None
+    return Hub(link, welcome, verify=verify, call_timeout=call_timeout)
+
+
+_hubs: weakref.WeakSet[Hub] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """A program that ends without closing has its last messages sent, if that is soon done."""
+    for hub in list(_hubs):
+        with contextlib.suppress(Error):
+            hub.close(EXIT_S)

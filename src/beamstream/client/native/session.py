@@ -1,0 +1,416 @@
+"""One session with a node: what is under way, whatever becomes of the connection. Pure.
+
+::
+
+    DOWN --connected()--> GREETING --Welcome--> UP --lost()--> DOWN
+      any --fail(error)--> OVER
+
+`take` says what is to be sent next, `receive` takes what has come. Nothing is given up when a
+connection is lost: puts without a receipt, subscriptions with the leases that are held, and calls
+that may be asked twice go on with the next one.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+import xxhash
+
+from beamstream import limits
+from beamstream.client.native.faults import fault
+from beamstream.client.native.incoming import Incoming
+from beamstream.client.native.outgoing import SMALL_NBYTES, Buffer, Fate, Outgoing, Run
+from beamstream.errors import BadInput, ConnectionLost, Error, LocalProtocolError, TooMany
+from beamstream.wire.native import calls, frames
+from beamstream.wire.native.batches import DIGEST_NBYTES
+from beamstream.wire.native.frames import (
+    Call,
+    CallFailed,
+    Deliver,
+    End,
+    Failed,
+    Frame,
+    Gap,
+    Goodbye,
+    Hello,
+    OpenWriter,
+    Ping,
+    Pong,
+    Receipt,
+    Reply,
+    StreamOpened,
+    Subscribe,
+    Unsubscribe,
+    Welcome,
+)
+
+ONCE: Final = frozenset({"stream.delete", "group.redeliver"})
+"""Calls that are not asked again: whether they were done is not known."""
+
+Listener = Callable[[], None]
+
+
+def nobody() -> None:
+    """Listens to nothing."""
+
+
+class State(enum.Enum):
+    DOWN = enum.auto()
+    GREETING = enum.auto()
+    UP = enum.auto()
+    OVER = enum.auto()
+
+
+class Asked:
+    """A call that waits for its answer."""
+
+    __slots__ = ("body", "done", "error", "frame", "listener", "method", "result")
+
+    def __init__(self, method: str, frame: Call, listener: Listener) -> None:
+        self.method = method
+        self.frame = frame
+        self.listener = listener
+        self.done = False
+        self.error: Error | None = None
+        self.result: Any = None
+        self.body = memoryview(b"")
+
+    def finish(self, result: Any, body: memoryview, error: Error | None = None) -> None:
+        self.result, self.body, self.error, self.done = result, body, error, True
+        self.listener()
+
+
+class Session:
+    """The client's side of a session.
+
+    Parameters
+    ----------
+    hello : first frame of each connection.
+    listener : called when the state changes.
+
+    >>> session = Session(Hello("beamstream", 1, "token", "demo", bytes(16)), nobody)
+    >>> session.connected()
+    >>> session.take(0.0) is not None, session.take(0.0), session.state.name
+    (True, None, 'GREETING')
+    """
+
+    def __init__(self, hello: Hello, listener: Listener) -> None:
+        self.hello = hello
+        self.listener = listener
+        self.state = State.DOWN
+        self.welcome: Welcome | None = None
+        self.error: Error | None = None
+        self.pongs: dict[int, int] = {}
+        self._control: deque[Frame] = deque()
+        self._writers: dict[int, Outgoing] = {}
+        self._readers: dict[int, Incoming] = {}
+        self._asked: dict[int, Asked] = {}
+        self._number = 0
+        self._goodbye: Goodbye | None = None
+        self._turn: deque[Outgoing] = deque()
+
+    # ------------------------------------------------------------------ connection
+
+    def connected(self) -> None:
+        """There is a connection: the node is greeted."""
+        self.state = State.GREETING
+        self._control.clear()
+        self._control.append(self.hello)
+
+    def lost(self) -> None:
+        """The connection is gone."""
+        if self.state is State.OVER:
+            return
+        was_up = self.state is State.UP
+        self.state = State.DOWN
+        self._control.clear()
+        for writer in self._writers.values():
+            writer.lost()
+        for reader in self._readers.values():
+            reader.lost()
+        for number, asked in list(self._asked.items()):
+            if was_up and asked.method in ONCE:
+                del self._asked[number]
+                text = f"the connection broke: whether {asked.method!r} was done is not known"
+                asked.finish(
+                    None, memoryview(b""), ConnectionLost(text, hint="look, then ask again")
+                )
+        self.listener()
+
+    def fail(self, error: Error) -> None:
+        """Nothing goes on after this."""
+        if self.state is State.OVER:
+            return
+        self.state, self.error = State.OVER, error
+        self._control.clear()
+        for writer in list(self._writers.values()):
+            writer.fail(error)
+        for reader in list(self._readers.values()):
+            reader.fail(error)
+        for asked in list(self._asked.values()):
+            asked.finish(None, memoryview(b""), error)
+        self._asked.clear()
+        self.listener()
+
+    def _greeted(self, frame: Welcome, now: float) -> None:
+        if self.state is not State.GREETING:
+            raise LocalProtocolError("the node said welcome twice")
+        self.welcome, self.state = frame, State.UP
+        for writer in self._writers.values():
+            writer.batch_max = max(1, min(frame.batch_max, limits.NATIVE_BATCH_MAX))
+            writer.window_nbytes = frame.window_nbytes
+            self._control.append(writer.opening)
+        for reader in self._readers.values():
+            self._control.append(reader.subscribe(now))
+        for asked in self._asked.values():
+            self._control.append(asked.frame)
+        self.listener()
+
+    # ------------------------------------------------------------------ asking for things
+
+    def next_number(self) -> int:
+        self._number += 1
+        return self._number
+
+    def open_writer(self, opening: OpenWriter, listener: Listener) -> Outgoing:
+        """Begin to write; `opening.channel` is filled in."""
+        self._check_channels()
+        opening = msgspec.structs.replace(opening, channel=self.next_number())
+        welcome = self._greeting()
+        writer = Outgoing(
+            opening, listener, batch_max=welcome.batch_max, window=welcome.window_nbytes
+        )
+        self._writers[opening.channel] = writer
+        self._turn.append(writer)
+        self._say(opening)
+        return writer
+
+    def close_writer(self, writer: Outgoing) -> None:
+        if self._writers.pop(writer.opening.channel, None) is not None:
+            self._turn.remove(writer)
+            self._say(writer.close())
+
+    def open_reader(
+        self, asked: Subscribe, listener: Listener, now: float, *, messages: int, nbytes: int
+    ) -> Incoming:
+        """Subscribe; `asked.channel` is filled in."""
+        self._check_channels()
+        asked = msgspec.structs.replace(asked, channel=self.next_number())
+        reader = Incoming(asked, listener, messages=messages, nbytes=nbytes)
+        self._readers[asked.channel] = reader
+        if self.state is State.UP:
+            self._control.append(reader.subscribe(now))
+        return reader
+
+    def close_reader(self, reader: Incoming, now: float) -> None:
+        if self._readers.pop(reader.asked.channel, None) is not None and self.state is State.UP:
+            self._control.extend(reader.tell(now, self.next_number, all_of_it=True))
+            self._control.append(Unsubscribe(reader.asked.channel))
+
+    def ask(self, params: calls.Params, listener: Listener) -> Asked:
+        """Ask the node something.
+
+        Raises
+        ------
+        TooMany : as many questions as may be are not answered yet.
+        """
+        if self.error is not None:
+            raise type(self.error)(self.error.message, hint=self.error.hint)
+        if len(self._asked) >= limits.NATIVE_CALLS_MAX:
+            raise TooMany(f"{len(self._asked)} questions are not answered yet")
+        method = calls.NAMES[type(params)]
+        frame = Call(self.next_number(), method, calls.encode(params))
+        asked = Asked(method, frame, listener)
+        self._asked[frame.number] = asked
+        self._say(frame)
+        return asked
+
+    def forget(self, asked: Asked) -> None:
+        """Nobody waits for this answer any more."""
+        self._asked.pop(asked.frame.number, None)
+
+    def say(self, *what: Frame) -> None:
+        """Send frames that mean nothing to a later connection."""
+        if self.state is State.UP:
+            self._control.extend(what)
+
+    def say_for(self, reader: Incoming, now: float, *, all_of_it: bool = False) -> None:
+        """Send what a subscription has to tell."""
+        if self.state is State.UP:
+            self._control.extend(reader.tell(now, self.next_number, all_of_it=all_of_it))
+
+    def _say(self, frame: Frame) -> None:
+        if self.error is not None:
+            raise type(self.error)(self.error.message, hint=self.error.hint)
+        self.say(frame)
+
+    def _check_channels(self) -> None:
+        if self.error is not None:
+            raise type(self.error)(self.error.message, hint=self.error.hint)
+        if len(self._writers) + len(self._readers) >= limits.NATIVE_CHANNELS_MAX:
+            raise TooMany(
+                f"this connection has {limits.NATIVE_CHANNELS_MAX} writers and readers",
+                hint="close some, or connect once more",
+            )
+
+    def _greeting(self) -> Welcome:
+        if self.welcome is None:
+            raise LocalProtocolError("nothing can be opened before the node has said welcome")
+        return self.welcome
+
+    # ------------------------------------------------------------------ sending
+
+    def due(self, now: float) -> bool:
+        """Whether `take` has something to send."""
+        if self._control:
+            return True
+        if self.state is not State.UP:
+            return False
+        for writer in self._turn:
+            if writer.due(now):
+                return True
+        for reader in self._readers.values():
+            at = reader.due_at()
+            if at is not None and at <= now:
+                return True
+        return False
+
+    def wake_at(self) -> float | None:
+        """When `due` may become true by itself."""
+        if self.state is not State.UP:
+            return None
+        times = [writer.due_at() for writer in self._turn]
+        times += [reader.due_at() for reader in self._readers.values()]
+        return min((at for at in times if at is not None), default=None)
+
+    def take(self, now: float) -> list[Buffer] | None:
+        """The next thing to send, as buffers; None when there is nothing."""
+        if self.state is State.UP:
+            for reader in self._readers.values():
+                at = reader.due_at()
+                if at is not None and at <= now:
+                    self._control.extend(reader.tell(now, self.next_number))
+        if self._control:
+            buffers: list[Buffer] = [b"".join(map(frames.encode, self._control))]
+            self._control.clear()
+            return buffers
+        if self.state is not State.UP:
+            return None
+        for _ in range(len(self._turn)):
+            writer = self._turn[0]
+            self._turn.rotate(-1)
+            while (run := writer.take(now)) is not None:
+                if self._unchanged(writer, run) and run.put is not None:
+                    return [frames.encode(run.put, run.nbytes), *run.buffers]
+        return None
+
+    def _unchanged(self, writer: Outgoing, run: Run) -> bool:
+        """What is sent again must be what was sent before; the node may have stored that."""
+        run.tries += 1
+        if run.tries == 1 or run.nbytes < SMALL_NBYTES or run.put is None:
+            return True
+        digest, view = run.put.digests[:DIGEST_NBYTES], run.buffers[0]
+        if run.count > 1 or xxhash.xxh3_128_digest(view) == digest:
+            return True
+        error = BadInput(
+            f"the array of message {run.first} of this writer of stream "
+            f"{writer.opening.stream!r} was changed before its receipt had come, and the "
+            "connection broke: whether it is stored is not known",
+            hint="wait for receipts before arrays are changed, or send copies",
+        )
+        writer.settle(run.first, run.count, Fate(run.first, error=error))
+        return False
+
+    def hurry(self, now: float) -> None:
+        """What gathers is to be sent now."""
+        for writer in self._turn:
+            writer.seal()
+        for reader in self._readers.values():
+            self.say_for(reader, now, all_of_it=True)
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing that was put waits for its receipt."""
+        return self.state is State.OVER or not any(writer.messages for writer in self._turn)
+
+    # ------------------------------------------------------------------ receiving
+
+    def receive(
+        self, frame: Frame, body: memoryview, now: float, damaged: dict[int, Error] | None = None
+    ) -> None:
+        """Take a frame and its body; `damaged` are payloads that are not as they were sent."""
+        match frame:
+            case Deliver():
+                reader = self._readers.get(frame.channel)
+                if reader is not None:
+                    reader.deliver(frame, body, damaged or {}, now)
+            case Receipt():
+                writer = self._writers.get(frame.channel)
+                if writer is not None:
+                    writer.receipt(frame)
+                    if not writer.messages:
+                        self.listener()
+            case Reply():
+                self._answered(frame.number, frame, body, now)
+            case CallFailed():
+                self._refused(frame)
+            case Failed():
+                self._failed(frame)
+            case StreamOpened() | Gap() | End():
+                self._told(frame)
+            case Welcome():
+                self._greeted(frame, now)
+            case Goodbye():
+                self._said_goodbye(frame)
+            case Ping():
+                self.say(Pong(frame.number))
+            case Pong():
+                self.pongs[frame.number] = frame.time_ns
+                self.listener()
+            case _:
+                pass
+
+    def _told(self, frame: StreamOpened | Gap | End) -> None:
+        reader = self._readers.get(frame.channel)
+        if reader is None:
+            return
+        match frame:
+            case StreamOpened():
+                reader.stream_opened(frame)
+            case Gap():
+                reader.gap(frame)
+            case End():
+                reader.end(frame)
+
+    def _failed(self, frame: Failed) -> None:
+        channel = self._writers.get(frame.channel) or self._readers.get(frame.channel)
+        if channel is not None:
+            channel.refused(frame)
+        elif not frame.channel:
+            self.fail(fault(frame.code, frame.message, frame.hint))
+
+    def _answered(self, number: int, frame: Reply, body: memoryview, now: float) -> None:
+        asked = self._asked.pop(number, None)
+        if asked is None:
+            any(reader.confirmed(number) for reader in self._readers.values())
+            return
+        try:
+            asked.finish(calls.decode_result(asked.method, frame.result), body)
+        except Error as error:
+            asked.finish(None, body, error)
+
+    def _refused(self, frame: CallFailed) -> None:
+        error = fault(frame.code, frame.message, frame.hint)
+        asked = self._asked.pop(frame.number, None)
+        if asked is not None:
+            asked.finish(None, memoryview(b""), error)
+        else:
+            any(reader.confirmed(frame.number, error) for reader in self._readers.values())
+
+    def _said_goodbye(self, frame: Goodbye) -> None:
+        if not frame.retry:
+            self.fail(fault(frame.code, frame.message, frame.hint))

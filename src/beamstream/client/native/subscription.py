@@ -1,0 +1,347 @@
+"""Being a member of a group: taking messages, singly or by the batch, acknowledging them."""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Final, Self
+
+from beamstream import limits
+from beamstream.client.native.faults import again
+from beamstream.client.native.incoming import Arrived, Incoming
+from beamstream.client.native.link import Link
+from beamstream.client.native.messages import (
+    Batch,
+    Columns,
+    DatasetMessage,
+    End,
+    Gap,
+    Message,
+    each,
+)
+from beamstream.errors import TimedOut
+from beamstream.wire.native.frames import Subscribe
+
+Item = Message | DatasetMessage | Gap
+AHEAD_MESSAGES: Final = 4_096
+AHEAD_NBYTES: Final = 64 * limits.MIB
+MISSING_S: Final = 5.0
+"""After this long, whoever waits for a stream that does not exist is told so."""
+
+
+class NoSuchStreamYet(UserWarning):
+    """Somebody waits for a stream that does not exist."""
+
+
+class Subscription:
+    """A member of a group, from its making to `close`.
+
+    Iterating over it gives messages until the end; `take` one of them. Leaving ``with``, or the
+    last reference to it, gives back what is not acknowledged. One thread at a time may take.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        asked: Subscribe,
+        *,
+        ack: str,
+        timeout: float | None,
+        ahead_messages: int,
+        ahead_nbytes: int,
+        explain: Callable[[], str],
+        listener: Callable[[], None] | None = None,
+        flush: Callable[[], None] | None = None,
+    ) -> None:
+        self._link = link
+        self._flush = flush or link.pump
+        self._auto = ack == "auto"
+        self._timeout = timeout
+        self._explain = explain
+        self._changed = threading.Condition(link.lock)
+        self._messages: Iterator[Message | DatasetMessage] = iter(())
+        self._arrived: Arrived | None = None
+        self._hand: Message | DatasetMessage | None = None
+        self._closed = False
+        self._warned = False
+        self.end: End | None = None
+        """Why nothing more comes; None as long as something may."""
+        link.check()
+        with link.lock:
+            self._incoming: Incoming = link.session.open_reader(
+                asked,
+                listener or self._changed.notify_all,
+                time.monotonic(),
+                messages=ahead_messages,
+                nbytes=ahead_nbytes,
+            )
+        self._flush()
+
+    # ------------------------------------------------------------------ taking
+
+    def __iter__(self) -> Iterator[Item]:
+        while True:
+            item = self.take()
+            if item is None:
+                return
+            yield item
+
+    def take(self, timeout: float | None = None) -> Item | None:
+        """The next message; the one before is acknowledged (``ack="auto"``). None at the `end`.
+
+        Parameters
+        ----------
+        timeout : seconds; in place of the group's. Reaching it is an error, and not the end.
+
+        Raises
+        ------
+        TimedOut : nothing came within `timeout`.
+        ConnectionLost, BadToken … : the node cannot be had any more.
+        """
+        item = self.poll()
+        return item if item is not None else self._open(self._wait(timeout))
+
+    def poll(self) -> Item | None:
+        """As `take`, without waiting: None if there is nothing at the moment."""
+        if self._hand is not None:
+            self._acknowledge_hand()
+        arrived = self._arrived
+        if arrived is not None:
+            lease = arrived.lease
+            if lease is None or (lease.alive and time.monotonic() < lease.until):
+                for message in self._messages:
+                    self._hand = message
+                    return message
+            self._arrived, self._messages = None, iter(())
+        return self._open(self._next())
+
+    def _open(self, item: Arrived | Gap | None) -> Item | None:
+        if not isinstance(item, Arrived):
+            return item
+        self._arrived, self._messages = item, each(Columns(item), self)
+        self._hand = next(self._messages)
+        return self._hand
+
+    def batches(self) -> Iterator[Batch]:
+        """Whole runs of messages; the next turn acknowledges the one before (``ack="auto"``)."""
+        while True:
+            batch = self.poll_batch()
+            if batch is None:
+                item = self._wait(None)
+                if item is None:
+                    return
+                batch = self._open_batch(item)
+            if batch is not None:
+                yield batch
+
+    def poll_batch(self) -> Batch | None:
+        """The next run of messages, without waiting; the one before is acknowledged."""
+        before, self._arrived = self._arrived, None
+        if before is not None and self._auto:
+            self.done(before, 0, before.items)
+        item = self._next()
+        while isinstance(item, Gap):
+            item = self._next()
+        return self._open_batch(item)
+
+    def _open_batch(self, item: Arrived | Gap | None) -> Batch | None:
+        if not isinstance(item, Arrived):
+            return None
+        self._arrived = item
+        return Batch(item, self)
+
+    def _next(self) -> Arrived | Gap | None:
+        self._link.check()
+        with self._link.lock:
+            item = self._incoming.next(time.monotonic())
+            due = item is not None and self._incoming.due_at() == 0.0
+        if due:
+            self._flush()
+        return item
+
+    def _wait(self, timeout: float | None) -> Arrived | Gap | None:
+        """Wait for something; what the node should know before is told at once."""
+        if self._closed or self.end is not None:
+            return None
+        limit = self._timeout if timeout is None else timeout
+        began = time.monotonic()
+        until = None if limit is None else began + limit
+        while True:
+            self.prepare()
+            with self._link.lock:
+                item = self._incoming.next(time.monotonic())
+                if item is None and not self.over:
+                    self._changed.wait(self.pause(began, until))
+                    item = self._incoming.next(time.monotonic())
+                if item is not None:
+                    return item
+                if self.over:
+                    self.finish()
+                    return None
+            if self.look_at_clock(began, until):
+                if timeout is not None:
+                    self.end = None
+                    raise TimedOut(f"nothing came from {self._name} within {timeout:g} s")
+                return None
+
+    def prepare(self) -> None:
+        """Tell the node all that there is to tell, before waiting."""
+        now = time.monotonic()
+        with self._link.lock:
+            self._incoming.ask()
+            self._link.session.say_for(self._incoming, now, all_of_it=True)
+        self._flush()
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will come."""
+        incoming = self._incoming
+        return self._closed or incoming.error is not None or incoming.ended is not None
+
+    def finish(self) -> None:
+        """Say why it is over: raise, or set `end`."""
+        if self._incoming.error is not None:
+            raise again(self._incoming.error)
+        self.end = self._incoming.ended
+
+    def pause(self, began: float, until: float | None) -> float | None:
+        """How long to wait, seconds."""
+        times = [] if until is None else [until]
+        if not self._warned and not self._incoming.opened:
+            times.append(began + MISSING_S)
+        return max(min(times) - time.monotonic(), 0.0) if times else None
+
+    def look_at_clock(self, began: float, until: float | None) -> bool:
+        """Whether it has been waited for long enough; warns of streams that do not exist."""
+        now = time.monotonic()
+        if until is not None and now >= until:
+            self.end = End("timeout", self._incoming.asked.stream)
+            return True
+        if not self._warned and not self._incoming.opened and now >= began + MISSING_S:
+            self._warn()
+        return False
+
+    def _warn(self) -> None:
+        self._warned = True
+        warnings.warn(self._explain(), NoSuchStreamYet, stacklevel=6)
+
+    @property
+    def _name(self) -> str:
+        asked = self._incoming.asked
+        return f"{asked.source}/{asked.stream}" if asked.stream else f"source {asked.source!r}"
+
+    # ------------------------------------------------------------------ acknowledging
+
+    def _acknowledge_hand(self) -> None:
+        hand, self._hand = self._hand, None
+        if self._auto and hand is not None:
+            self.done(hand._columns.arrived, hand._item, hand._item + 1)
+
+    def done(self, arrived: Arrived, lo: int, hi: int) -> None:
+        """Items `lo` … `hi` - 1 of a run are done."""
+        lease = arrived.lease
+        if lease is None:
+            return
+        self._link.check()
+        if self._hand is not None and self._hand._columns.arrived is arrived:
+            # Acknowledged by hand: the next turn need not do it.
+            self._hand = None if lo <= self._hand._item < hi else self._hand
+        batch = arrived.batch
+        with self._link.lock:
+            now = time.monotonic()
+            if batch.datasets is None and batch.seqs is None:
+                due = self._incoming.acknowledge(lease, batch.seq + lo, batch.seq + hi, now)
+            else:
+                due = False
+                for item in range(lo, hi):
+                    seq = arrived.seq(item)
+                    due = self._incoming.acknowledge(lease, seq, seq + 1, now) or due
+        if due:
+            self._tell()
+        elif not self._incoming.timed:
+            self._incoming.timed = True
+            self._link.wake()
+
+    def give_back(self, arrived: Arrived, item: int, delay: float, *, counted: bool) -> None:
+        """An item is to be offered again."""
+        if self._hand is not None and self._hand._columns.arrived is arrived:
+            self._hand = None if item == self._hand._item else self._hand
+        if arrived.lease is None:
+            return
+        seq = arrived.seq(item)
+        with self._link.lock:
+            self._incoming.give_back(arrived.lease, seq, seq + 1, delay, counted)
+        self._flush()
+
+    def extend(self, arrived: Arrived, seconds: float) -> None:
+        """The lease of a run is needed longer."""
+        if arrived.lease is not None:
+            with self._link.lock:
+                now = time.monotonic()
+                self._link.session.say(*self._incoming.extend(arrived.lease, seconds, now))
+            self._flush()
+
+    def _tell(self, *, all_of_it: bool = False) -> None:
+        session = self._link.session
+        with self._link.lock:
+            session.say_for(self._incoming, time.monotonic(), all_of_it=all_of_it)
+        self._flush()
+
+    def sync(self, timeout: float | None = None) -> None:
+        """Wait until all acknowledgements are safe at the node.
+
+        Raises
+        ------
+        StaleLease : one came too late: the message has been offered again.
+        TimedOut : it takes longer than `timeout` seconds.
+        """
+        self._tell(all_of_it=True)
+        incoming = self._incoming
+        with self._link.lock:
+            self._link.wait(
+                self._changed,
+                lambda: incoming.all_confirmed or incoming.error is not None,
+                timeout,
+                f"acknowledgements of {self._name} are not safe",
+            )
+            error = incoming.faults.popleft() if incoming.faults else incoming.error
+        if error is not None:
+            raise again(error)
+
+    # ------------------------------------------------------------------ ending
+
+    def close(self) -> None:
+        """Leave the group; what is not acknowledged is offered to others at once."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._link.forked:
+            return
+        with self._link.lock:
+            self._link.session.close_reader(self._incoming, time.monotonic())
+            self._changed.notify_all()
+            self._incoming.listener()
+        self._flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_closed", True) or not hasattr(self, "_incoming"):
+            return
+        # A destructor may run anywhere, with any lock held: another thread has to do it.
+        self._closed = True
+        link, incoming = self._link, self._incoming
+        if not link.forked:
+            link.wake(lambda: link.leave(incoming))

@@ -1,0 +1,393 @@
+"""Writing a stream: send, receive receipts, finish."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from beamstream import limits
+from beamstream.client.native import packing
+from beamstream.client.native.batching import cut, pack_all
+from beamstream.client.native.buffers import Buffers
+from beamstream.client.native.faults import again
+from beamstream.client.native.link import Link
+from beamstream.client.native.outgoing import SMALL_NBYTES, Buffer, Outgoing, Run, check_id
+from beamstream.client.native.packing import Meta, digest, pack_meta
+from beamstream.client.native.receipts import Receipt
+from beamstream.client.native.session import State
+from beamstream.client.native.spans import of_numbers
+from beamstream.errors import BadInput, Error, LocalProtocolError
+from beamstream.model import Level, check_path
+from beamstream.wire.native import calls
+from beamstream.wire.native.frames import DEFAULT_LEVEL, OpenWriter, Put
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import DTypeLike
+
+    from beamstream.client.native.stream import Stream
+
+
+class Writer:
+    """Writes messages into a stream. Several threads may use one.
+
+    Made by `Stream.writer`. Leaving ``with`` waits for all receipts and finishes the stream.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        *,
+        level: Level | str | None,
+        raw: bool,
+        finish: bool,
+        next_stream: str,
+        timeout: float | None,
+    ) -> None:
+        self._stream = stream
+        self._link: Link = stream._hub._link
+        self._changed = threading.Condition(self._link.lock)
+        self._level = to_level(level)
+        self._raw = raw
+        self._finish = finish
+        self._next_stream = next_stream
+        self._timeout = timeout
+        self._outgoing: dict[int, Outgoing] = {}
+        self._out = self._open(self._level)
+        self._memory = Buffers()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<Writer of {self._stream.source}/{self._stream.name}>"
+
+    def _open(self, level: int) -> Outgoing:
+        self._link.check()
+        opening = OpenWriter(
+            0, self._stream.source, self._stream.name, os.urandom(16), level, self._raw
+        )
+        with self._link.lock:
+            out = self._outgoing.get(level)
+            if out is None:
+                out = self._link.session.open_writer(opening, self._changed.notify_all)
+                self._outgoing[level] = out
+        self._link.pump()
+        return out
+
+    # ------------------------------------------------------------------ sending
+
+    def send(
+        self,
+        value: object,
+        meta: Meta | None = None,
+        *,
+        id: int | None = None,
+        name: str | None = None,
+        substream: int = 0,
+        of: int = 0,
+        codec: str = "raw",
+        level: Level | str | None = None,
+    ) -> Receipt:
+        """Send one message and return at once; its receipt comes later.
+
+        Blocks while as much as the node allows is on its way. An array of 64 KiB or more is sent
+        from where it is and may be changed when `send` is back; should the connection break before
+        its receipt has come, it must still be as it was to be sent again.
+
+        Parameters
+        ----------
+        value : ndarray, bytes-like, or the path of a file (sent under its name).
+        id : None: the largest id + 1.
+        name : stored as a file of that path; without one it goes to the log of the beamtime.
+        substream, of : part `substream` (1, 2 …) of a dataset of `of` parts; needs an `id`.
+        codec : "raw", "zstd", "lz4" or "bslz4", for arrays.
+        level : "cache", "os" or "disk", in place of the writer's.
+
+        Raises
+        ------
+        BadInput : what cannot be sent.
+        TimedOut : no room within the writer's `timeout`.
+        """
+        packed = packing.pack(value, codec)
+        buffer = packed.buffer
+        nbytes = len(buffer)
+        text = pack_meta(meta) if meta else b""
+        mark = digest(buffer) if nbytes else packing.NO_DIGEST
+        number = 0 if id is None else check_id(id)
+        path = packed.name if name is None else name
+        out = self._out if level is None else self._open(to_level(level))
+        if path or substream or of or nbytes >= SMALL_NBYTES:
+            put = self._put(nbytes, mark, number, text, packed.info, path, substream, of)
+            return self._receipt(self._send_run(out, put, buffer, nbytes), 0, 1)
+        run, index, due = self._add(out, buffer, mark, text, packed.info, number)
+        if due:
+            self._link.pump()
+        elif not index:
+            self._link.wake()
+        return self._receipt(run, index, index + 1)
+
+    def _add(
+        self, out: Outgoing, buffer: Buffer, mark: bytes, text: bytes, info: bytes, id: int
+    ) -> tuple[Run, int, bool]:
+        with self._link.lock:
+            if self._closed or not out.has_room(1, len(buffer)):
+                self._wait_for_room(out, 1, len(buffer))
+            now = time.monotonic()
+            run, index = out.add(buffer, mark, text, info, id, now)
+            return run, index, out.due(now)
+
+    def has_room(self, nbytes: int) -> bool:
+        """Whether `send` of so many bytes would not have to wait."""
+        return self._out.has_room(1, nbytes)
+
+    def send_later(self, value: object, meta: Meta | None = None) -> Receipt:
+        """As `send` of something small, but it is a thread of the client that sends it."""
+        packed = packing.pack(value)
+        mark = digest(packed.buffer) if len(packed.buffer) else packing.NO_DIGEST
+        run, index, _ = self._add(self._out, packed.buffer, mark, pack_meta(meta), packed.info, 0)
+        self._link.wake()
+        return self._receipt(run, index, index + 1)
+
+    def send_many(
+        self,
+        values: Sequence[Any] | np.ndarray[Any, Any],
+        metas: Sequence[Meta] | None = None,
+        ids: Sequence[int] | None = None,
+        *,
+        codec: str = "raw",
+    ) -> Receipt:
+        """Send many messages, fast, and return one receipt for all.
+
+        Parameters
+        ----------
+        values : list of bytes or arrays, or one array whose first axis counts the messages.
+        metas, ids : one for each, or None.
+
+        Raises
+        ------
+        BadInput : what cannot be sent; then nothing was sent.
+        """
+        packed = pack_all(values, metas, ids, codec)
+        pieces: list[tuple[Run, int, int]] = []
+        for put, buffers, nbytes in cut(packed, self._out.batch_max):
+            run = self._send_run(self._out, put, buffers, nbytes)
+            pieces.append((run, 0, run.count))
+        return Receipt(self._link, self._changed, pieces)
+
+    def frame(
+        self, shape: tuple[int, ...] | int, dtype: DTypeLike, meta: Meta | None = None, **how: Any
+    ) -> FilledFrame:
+        """Memory for an array that is filled in place and sent at the end of ``with``.
+
+        Parameters
+        ----------
+        shape, dtype : of the array; its content is arbitrary at first.
+        meta, how : as for `send`.
+        """
+        return FilledFrame(self, self._memory, shape, dtype, meta, how)
+
+    def skip(self, ids: Iterable[int] | int) -> None:
+        """Say that these ids will never come, so that readers do not wait for them."""
+        numbers = [ids] if isinstance(ids, int) else ids
+        if isinstance(numbers, range) and numbers.step == 1:
+            ranges = [(check_id(numbers.start), numbers.stop)] if numbers else []
+        else:
+            ranges = of_numbers(map(check_id, numbers))
+        if ranges:
+            stream = self._stream
+            params = calls.Skip(source=stream.source, stream=stream.name, ranges=tuple(ranges))
+            stream._hub._call(params)
+
+    def _put(
+        self,
+        nbytes: int,
+        mark: bytes,
+        id: int,
+        text: bytes,
+        info: bytes,
+        path: str,
+        substream: int,
+        of: int,
+    ) -> Put:
+        if (substream or of) and not (id and 1 <= substream <= of <= limits.DATASET_SIZE_MAX):
+            raise BadInput(
+                f"substream {substream} of {of} with id {id or None} is no part of a dataset",
+                hint="send(part, id=7, substream=1, of=4)",
+            )
+        if path:
+            check_path(path)
+        metas = (text,) if text else None
+        return Put(0, 0, 1, (nbytes,), mark, id, None, metas, info, path, substream, of)
+
+    def _send_run(
+        self, out: Outgoing, put: Put, buffers: Buffer | list[Buffer], nbytes: int
+    ) -> Run:
+        parts = buffers if isinstance(buffers, list) else [buffers]
+        link = self._link
+        with link.lock:
+            self._wait_for_room(out, put.count, nbytes)
+            if link.session.state is not State.UP and nbytes >= SMALL_NBYTES:
+                # It cannot leave now, and whoever sends it may fill it anew when we are back.
+                parts = [bytes(part) for part in parts]
+            run = out.add_run(put, parts, nbytes)
+        # Whoever sends large arrays may change them afterwards: they have to be gone by then.
+        link.pump(all_of_it=nbytes >= SMALL_NBYTES)
+        return run
+
+    def _wait_for_room(self, out: Outgoing, messages: int, nbytes: int) -> None:
+        self._link.check()
+        if self._closed:
+            raise LocalProtocolError(f"the writer of {self._stream} is closed")
+
+        def ready() -> bool:
+            return out.error is not None or out.has_room(messages, nbytes)
+
+        if not ready():
+            out.seal()
+            self._link.wake()
+            what = f"the node has not taken enough of stream {self._stream.name!r}"
+            self._link.wait(self._changed, ready, self._timeout, what)
+        if out.error is not None:
+            raise again(out.error)
+
+    def _receipt(self, run: Run, lo: int, hi: int) -> Receipt:
+        return Receipt(self._link, self._changed, ((run, lo, hi),))
+
+    # ------------------------------------------------------------------ ending
+
+    @property
+    def waiting(self) -> int:
+        """How many messages have no receipt yet."""
+        return sum(out.messages for out in self._outgoing.values())
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Wait until all that was sent has its receipt.
+
+        Raises
+        ------
+        TimedOut : receipts have not come in `timeout` seconds.
+        Error : the first failed send that nobody has been told of; all are tried.
+        """
+        self._link.check()
+        with self._link.lock:
+            for out in self._outgoing.values():
+                out.seal()
+        self._link.pump()
+        with self._link.lock:
+            what = f"there are no receipts for {self.waiting} messages of {self._stream}"
+            self._link.wait(self._changed, lambda: not self.waiting, timeout, what)
+        self.check()
+
+    def check(self) -> None:
+        """Raise the first error of a failed send that nobody has been told of."""
+        with self._link.lock:
+            fates = [fate for out in self._outgoing.values() for fate in out.faults]
+            unseen = [fate for fate in fates if not fate.seen]
+            for fate in unseen:
+                fate.seen = True
+        if unseen and unseen[0].error is not None:
+            error = again(unseen[0].error)
+            if len(unseen) > 1:
+                error.add_note(f"{len(unseen) - 1} more sends of {self._stream} have failed")
+            raise error
+
+    def finish(self, last_id: int | None = None, *, next_stream: str = "") -> int:
+        """Wait for all receipts, say that the stream ends, and return its last id."""
+        self.flush()
+        return self._stream.finish(last_id, next_stream=next_stream or self._next_stream)
+
+    def close(self, *, finish: bool | None = None) -> None:
+        """Wait for all receipts; finish the stream if it was made so, or `finish` says so."""
+        if self._closed:
+            return
+        try:
+            self.flush()
+            if self._finish if finish is None else finish:
+                self.finish()
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        self._closed = True
+        with self._link.lock:
+            for out in self._outgoing.values():
+                if self._link.session.error is None:
+                    self._link.session.close_writer(out)
+        self._link.pump()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+            return
+        # What was sent before the exception was sent; but it is the exception that matters now.
+        try:
+            self.flush(5.0)
+        except Error as failed:
+            if error is not None:
+                error.add_note(f"while leaving the writer of {self._stream}: {failed}")
+        finally:
+            self._end()
+
+
+class FilledFrame:
+    """An array that is filled in place; `receipt` is there after the end of ``with``."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        memory: Buffers,
+        shape: tuple[int, ...] | int,
+        dtype: DTypeLike,
+        meta: Meta | None,
+        how: dict[str, Any],
+    ) -> None:
+        import numpy as np
+
+        self._writer = writer
+        self._meta = meta
+        self._how = how
+        self.receipt: Receipt | None = None
+        kind = np.dtype(dtype)
+        lengths = (shape,) if isinstance(shape, int) else tuple(shape)
+        nbytes = kind.itemsize
+        for length in lengths:
+            nbytes *= length
+        if not 0 <= nbytes <= limits.PAYLOAD_NBYTES_MAX:
+            raise BadInput(f"an array of shape {lengths} and dtype {kind} cannot be sent")
+        memory_view = memory.get(nbytes)
+        self._array: np.ndarray[Any, Any] | None = np.ndarray(lengths, kind, buffer=memory_view)
+
+    def __enter__(self) -> np.ndarray[Any, Any]:
+        if self._array is None:
+            raise LocalProtocolError("this frame has been sent; ask the writer for another one")
+        return self._array
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        array, self._array = self._array, None
+        if kind is None and array is not None:
+            self.receipt = self._writer.send(array, self._meta, **self._how)
+
+
+def to_level(level: Level | str | int | None) -> int:
+    """A durability level by name or number; None: the node's.
+
+    >>> to_level("os"), to_level(None)
+    (1, -1)
+    """
+    if level is None:
+        return DEFAULT_LEVEL
+    try:
+        return int(Level[level.upper()] if isinstance(level, str) else Level(level))
+    except (KeyError, ValueError):
+        raise BadInput(f"{level!r} is no level", hint='"cache", "os" or "disk"') from None

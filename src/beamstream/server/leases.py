@@ -1,0 +1,161 @@
+"""Messages that are out, or were given back, until they are due again. Pure.
+
+Those handed out one by one are `Pending`; a stretch under one lease is a `Run`, whose cost does
+not depend on its length. Both wait in one heap by deadline. What is acknowledged leaves its entry
+there; when more than half is stale, the heap is made anew, so that one lease of a week does not
+keep a million others in memory.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Collection, Hashable, Iterator
+
+from beamstream.store.ranges import RangeSet
+
+NEVER = float("inf")
+
+_STALE_MAX = 64
+
+
+class Pending:
+    """A message that was delivered with a lease, or was given back, until it is due.
+
+    `attempts` is how often it may be delivered, 0 for no limit.
+    """
+
+    __slots__ = ("attempts", "count", "due", "since", "tag")
+
+    def __init__(self, due: float, count: int, attempts: int, tag: int, since: float) -> None:
+        self.due = due
+        self.count = count
+        self.attempts = attempts
+        self.tag = tag
+        self.since = since
+
+    @property
+    def spent(self) -> bool:
+        return 0 < self.attempts <= self.count
+
+
+class Run(Pending):
+    """What is left of a stretch of messages that were delivered equally often, under one lease."""
+
+    __slots__ = ("left", "owner")
+
+    def __init__(
+        self,
+        left: RangeSet,
+        owner: Hashable,
+        due: float,
+        count: int,
+        attempts: int,
+        tag: int,
+        since: float,
+    ) -> None:
+        super().__init__(due, count, attempts, tag, since)
+        self.left = left
+        self.owner = owner
+
+
+class Leases:
+    """All that is pending in one group and stream. No message is in it twice."""
+
+    def __init__(self) -> None:
+        self.pending: dict[int, Pending] = {}
+        self.runs: dict[int, Run] = {}
+        self._heap: list[tuple[float, int, int]] = []
+        self._run_count = 0
+
+    def __len__(self) -> int:
+        """How many messages."""
+        return len(self.pending) + self._run_count
+
+    def add(self, seq: int, pending: Pending) -> None:
+        self.pending[seq] = pending
+        self._push(pending.due, pending.tag, seq)
+
+    def add_run(self, run: Run) -> None:
+        self.runs[run.tag] = run
+        self._run_count += len(run.left)
+        self._push(run.due, run.tag, 0)
+
+    def move(self, run: Run, due: float) -> None:
+        """A run is due at another time."""
+        run.due = due
+        self._push(due, run.tag, 0)
+
+    def first(self) -> tuple[int, Pending] | None:
+        """What is due first, and the first message of it; None if nothing is pending."""
+        while self._heap:
+            due, tag, seq = self._heap[0]
+            if seq:
+                pending = self.pending.get(seq)
+                if pending is not None and pending.tag == tag:
+                    return seq, pending
+            else:
+                run = self.runs.get(tag)
+                if run is not None and run.due == due:
+                    return next(iter(run.left))[0], run
+            heapq.heappop(self._heap)
+        return None
+
+    def take_out(self, run: Run, lo: int, hi: int) -> int:
+        """These messages are no longer in the run; returns how many were."""
+        gone = run.left.remove(lo, hi)
+        self._run_count -= gone
+        if not run.left:
+            self.runs.pop(run.tag, None)
+        return gone
+
+    def drop(self, lo: int, hi: int) -> None:
+        """Nothing of [lo, hi) is pending any more."""
+        if self.pending:
+            for seq in within(lo, hi, self.pending):
+                del self.pending[seq]
+        if self._run_count:
+            for run in self.holding(lo, hi):
+                self.take_out(run, lo, hi)
+
+    def holding(self, lo: int, hi: int) -> list[Run]:
+        """The runs that have messages of [lo, hi)."""
+        return [run for run in self.runs.values() if run.left.overlaps(lo, hi)]
+
+    def owned(self, owner: Hashable) -> list[Run]:
+        return [run for run in self.runs.values() if run.owner == owner]
+
+    def find(self, seq: int) -> Pending | None:
+        found = self.pending.get(seq)
+        if found is not None or not self._run_count:
+            return found
+        return next(iter(self.holding(seq, seq + 1)), None)
+
+    def tagged(self, tag: int, lo: int, hi: int) -> Iterator[tuple[int, int]]:
+        """What of [lo, hi) is pending under this tag; ranges that may touch, ascending."""
+        run = self.runs.get(tag)
+        if run is not None:
+            yield from list(run.left.within(lo, hi))
+        if self.pending:
+            for seq in sorted(within(lo, hi, self.pending)):
+                if self.pending[seq].tag == tag:
+                    yield seq, seq + 1
+
+    def since(self) -> float:
+        """When the oldest of them was handed out; `NEVER` if there is none."""
+        times = [pending.since for pending in self.pending.values()]
+        times += [run.since for run in self.runs.values()]
+        return min(times, default=NEVER)
+
+    def _push(self, due: float, tag: int, seq: int) -> None:
+        heapq.heappush(self._heap, (due, tag, seq))
+        if len(self._heap) > 2 * (len(self.pending) + len(self.runs)) + _STALE_MAX:
+            self._heap = [(left.due, left.tag, at) for at, left in self.pending.items()]
+            self._heap += [(run.due, run.tag, 0) for run in self.runs.values()]
+            heapq.heapify(self._heap)
+
+
+def within(lo: int, hi: int, seqs: Collection[int]) -> list[int]:
+    """Those of `seqs` (with quick membership) that are in [lo, hi)."""
+    if hi - lo < len(seqs):
+        return [seq for seq in range(lo, hi) if seq in seqs]
+    return [seq for seq in seqs if lo <= seq < hi]

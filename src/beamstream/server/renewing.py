@@ -1,0 +1,69 @@
+"""Other memory for arenas of the cache, made by a thread: it takes a while for the large ones."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import structlog
+
+from beamstream.store.arenas import Arenas
+from beamstream.store.cache import Cache, Renewal
+
+log = structlog.get_logger("arenas")
+
+
+class Renewing:
+    """Does what the cache asks for, in its order.
+
+    Parameters
+    ----------
+    on_done : called on the loop when an arena has memory again.
+    on_retired : called on the loop with the id of a memory that nobody needs any more.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, arenas: Arenas) -> None:
+        self._loop = loop
+        self._arenas = arenas
+        self._thread = ThreadPoolExecutor(1, "arenas")
+        self.on_done: Callable[[], None] = _nothing
+        self.on_retired: Callable[[int], None] = _nothing_of
+        self.cache: Cache | None = None
+
+    def renew(self, renewal: Renewal) -> None:
+        """For `Cache.on_renew`."""
+        self._thread.submit(self._renew, renewal)
+        if not renewal.kept:
+            self._loop.call_soon(self.on_retired, renewal.old)
+
+    def forget(self, memory: int) -> None:
+        """For `Cache.on_retired`."""
+        # Behind the renewal that has kept some of it.
+        self._thread.submit(self._arenas.forget, memory)
+        self._loop.call_soon(self.on_retired, memory)
+
+    def _renew(self, renewal: Renewal) -> None:
+        view = self._arenas.renew(renewal.old, renewal.new, renewal.kept)
+        if view is None:
+            log.error("no memory for an arena of the cache: it is smaller now", arena=renewal.index)
+        with contextlib.suppress(RuntimeError):
+            # The loop is closed when the node has stopped meanwhile.
+            self._loop.call_soon_threadsafe(self._done, renewal.new, view)
+
+    def _done(self, memory: int, view: memoryview | None) -> None:
+        assert self.cache is not None
+        self.cache.renewed(memory, view)
+        self.on_done()
+
+    def close(self) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+
+def _nothing() -> None:
+    return None
+
+
+def _nothing_of(memory: int) -> None:
+    return None

@@ -1,0 +1,397 @@
+"""Reading by the native lane: messages are pushed to members of groups as their credit allows.
+
+A subscription is a `Member`; it sits at one `Desk` for each stream that it is over. Leases belong
+to the session and channel of a member, not to its connection: when that breaks they wait a while.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+
+from beamstream import limits
+from beamstream.errors import Error, RemoteProtocolError, StaleLease, TooMany
+from beamstream.model import check_label
+from beamstream.server.groups import GroupStream
+from beamstream.server.streams import View
+from beamstream.server.subscriptions_desk import Desk, Hall, Timer
+from beamstream.server.subscriptions_groups import GroupCalls, starting
+from beamstream.server.subscriptions_members import (
+    Answer,
+    Member,
+    Outlet,
+    Owner,
+    check_subscribe,
+)
+from beamstream.store import catalog as ops
+from beamstream.store.ranges import RangeSet
+from beamstream.wire.native.frames import (
+    Ack,
+    Credit,
+    End,
+    Extend,
+    Held,
+    Nack,
+    Scope,
+    Subscribe,
+)
+
+__all__ = ["Answer", "Hall", "Outlet", "Subscriptions"]
+
+
+class _Lost:
+    """What a member left behind whose connection broke, until it comes again or is given up."""
+
+    def __init__(self, member: Member, groups: list[tuple[View, GroupStream]]) -> None:
+        self.group = member.group
+        self.private = member.private
+        self.groups = groups
+        self.timer: Timer | None = None
+
+
+class _Acks:
+    """Acknowledgements of one turn of the loop, of one group in one stream."""
+
+    def __init__(self) -> None:
+        self.ranges = RangeSet()
+        self.answers: list[Answer] = []
+
+
+class Subscriptions(GroupCalls):
+    """All subscriptions of a node, and the calls about groups. On the event loop only.
+
+    Methods raise errors of Beamstream for what cannot be done, and leave everything as it was.
+    """
+
+    def __init__(self, hall: Hall) -> None:
+        super().__init__(hall)
+        self._members: dict[Outlet, dict[int, Member]] = {}
+        self._wide: dict[tuple[str, str], set[Member]] = {}
+        """Members over more than one stream, by beamtime and source."""
+        self._lost: dict[Owner, _Lost] = {}
+        self._acks: dict[Desk, _Acks] = {}
+        hall.streams.on_new.append(self._on_new)
+
+    # ------------------------------------------------------------------ beginning
+
+    def open(self, outlet: Outlet, frame: Subscribe, *, reserved: bool = False) -> None:
+        """Begin a subscription, or take one up again after a broken connection.
+
+        `reserved`: its group has a name that no client can use.
+
+        Raises
+        ------
+        BadInput, TooMany, RemoteProtocolError : it is not opened.
+        """
+        members = self._members.get(outlet, {})
+        if frame.channel in members:
+            raise RemoteProtocolError(f"channel {frame.channel} is a subscription already")
+        if len(members) >= limits.NATIVE_CHANNELS_MAX:
+            raise TooMany(f"more than {limits.NATIVE_CHANNELS_MAX} subscriptions of one connection")
+        check_subscribe(frame)
+        check_label("source", frame.source)
+        if frame.scope == Scope.STREAM:
+            check_label("stream", frame.stream)
+        if frame.group and not reserved:
+            check_label("group", frame.group)
+        lost = self._lost.pop((outlet.session, frame.channel), None)
+        if lost is not None and lost.timer is not None:
+            lost.timer.cancel()
+        name = frame.group or (lost.group if lost and lost.private else f"~{secrets.token_hex(8)}")
+        member = Member(outlet, frame, name)
+        self._members.setdefault(outlet, members)[frame.channel] = member
+        self._take_up(member, lost)
+        if frame.scope == Scope.STREAM:
+            self._attach(member, self._view(member, frame.stream))
+            return
+        self._wide.setdefault((outlet.beamtime, frame.source), set()).add(member)
+        for view in self._existing(outlet.beamtime, frame.source):
+            self._join(member, view)
+
+    def _take_up(self, member: Member, lost: _Lost | None) -> None:
+        """Give a member the leases back that it names; others get the rest of what it had."""
+        own = dict(lost.groups) if lost else {}
+        member.private_groups = dict(own) if member.private else {}
+        now = self.hall.clock()
+        named: dict[View, set[int]] = {}
+        for held in member.frame.held:
+            if held.source != member.frame.source:
+                continue
+            view = self._view(member, held.stream)
+            group = own.get(view) if lost is None or lost.group == member.group else None
+            if group is None and not member.private:
+                group = self.hall.deliveries.group(view, member.group)
+            if group is None:
+                continue
+            named.setdefault(view, set()).add(held.tag)
+            kept = group.resume(held.tag, held.ranges, view.visible_seq, now, member.hold)
+            if kept:
+                key = (held.source, held.stream)
+                member.kept.setdefault(key, []).append(Held(*key, held.tag, kept))
+        for view, group in own.items():
+            group.release(member.owner, now, counted=False, keep=named.get(view, ()))
+            group.users -= 1
+            view.wake()
+
+    def _attach(self, member: Member, view: View) -> None:
+        """The member reads this stream from now on."""
+        key = (view, member.group)
+        desk = self._desks.get(key)
+        if desk is None:
+            desk = Desk(self.hall, view, member.group, self._group(member, view), self._on_end)
+            self._desks[key] = desk
+        desk.join(member)
+
+    def _group(self, member: Member, view: View) -> GroupStream:
+        """The member's group in this stream; a new one begins where the member says."""
+        deliveries, frame = self.hall.deliveries, member.frame
+        if member.private:
+            group = member.private_groups.get(view)
+            if group is None:
+                group = GroupStream(first_tag=deliveries.first_tag)
+                member.private_groups[view] = group
+                position, done = starting(self.hall, view, frame.start, frame.start_at)
+                group.seek(position, done, ())
+            return group
+        is_new = not self._knows(view, member.group)
+        group = deliveries.group(view, member.group)
+        if is_new:
+            position, done = starting(self.hall, view, frame.start, frame.start_at)
+            if position or done:
+                deliveries.seek_seqs(view, member.group, position, done, (), _no_answer)
+        return group
+
+    def _view(self, member: Member, stream: str) -> View:
+        return self.hall.streams.view(member.outlet.beamtime, member.frame.source, stream)
+
+    def _existing(self, beamtime: str, source: str) -> list[View]:
+        streams = self.hall.streams
+        names = [info.name for info in self.hall.catalog.streams(beamtime, source)]
+        names += [name for name, view in streams.known(beamtime, source).items() if view.exists]
+        views = [streams.view(beamtime, source, name) for name in dict.fromkeys(names)]
+        return [view for view in views if view.exists]
+
+    def _on_new(self, view: View) -> None:
+        for member in tuple(self._wide.get((view.beamtime, view.source), ())):
+            self._join(member, view)
+
+    def _join(self, member: Member, view: View) -> None:
+        """A stream of the source of a member that is over many."""
+        reads = any(desk.view is view for desk in member.desks.values())
+        if member.matches(view.name) and not reads and view.no not in member.ended:
+            self._attach(member, view)
+
+    # ------------------------------------------------------------------ ending
+
+    def close(self, outlet: Outlet, channel: int) -> None:
+        """End a subscription; what it holds is offered to others at once, as if never sent."""
+        member = self._members.get(outlet, {}).pop(channel, None)
+        if member is None:
+            return
+        now = self.hall.clock()
+        for view, group in self._leave(member):
+            group.release(member.owner, now, counted=False)
+            view.wake()
+
+    def disconnected(self, outlet: Outlet) -> None:
+        """A connection is gone; leases of its subscriptions wait a while for it to come again."""
+        for member in self._members.pop(outlet, {}).values():
+            groups = self._leave(member)
+            for _, group in groups:
+                group.users += 1
+            earlier = self._lost.pop(member.owner, None)
+            if earlier is not None:
+                self._give_up(member.owner, earlier)
+            lost = self._lost[member.owner] = _Lost(member, groups)
+            lost.timer = self.hall.turns.call_later(
+                limits.NATIVE_RESUME_SECONDS, self._give_up, member.owner, lost
+            )
+
+    def _leave(self, member: Member) -> list[tuple[View, GroupStream]]:
+        """Take a member from all its desks; returns the groups it was in."""
+        groups = []
+        for desk in dict.fromkeys(member.desks.values()):
+            desk.leave(member)
+            groups.append((desk.view, desk.group))
+            self._tidy(desk)
+        member.desks.clear()
+        if member.private:
+            groups = list(member.private_groups.items())
+        self._wide.get((member.outlet.beamtime, member.frame.source), set()).discard(member)
+        return groups
+
+    def _give_up(self, owner: Owner, lost: _Lost) -> None:
+        """It did not come again: what it held may be what has brought it down."""
+        if self._lost.get(owner) is lost:
+            del self._lost[owner]
+        if lost.timer is not None:
+            lost.timer.cancel()
+        now = self.hall.clock()
+        for view, group in lost.groups:
+            group.release(owner, now, counted=True)
+            group.users -= 1
+            view.wake()
+
+    def _tidy(self, desk: Desk) -> None:
+        if not desk.members and self._desks.get((desk.view, desk.name)) is desk:
+            desk.close()
+            del self._desks[desk.view, desk.name]
+
+    def _on_end(self, desk: Desk, member: Member, ref: int, next_stream: str) -> None:
+        """A stream has ended for a member, and it was told so."""
+        self._tidy(desk)
+        member.private_groups.pop(desk.view, None)
+        frame = member.frame
+        if frame.scope != Scope.STREAM:
+            member.ended.add(desk.view.no)
+            return
+        if not frame.follow or not next_stream:
+            return
+        member.followed.add(desk.view.name)
+        if next_stream in member.followed:
+            # Streams that name each other in a circle would be followed for ever.
+            member.outlet.end(End(member.channel, -1, "finished"))
+            return
+        self._attach(member, self._view(member, next_stream))
+
+    # ------------------------------------------------------------------ what clients say
+
+    def credit(self, outlet: Outlet, frame: Credit) -> None:
+        """More messages and bytes may be pushed."""
+        member = self._member(outlet, frame.channel)
+        if frame.messages < 0 or frame.nbytes < 0:
+            raise RemoteProtocolError(f"channel {frame.channel} takes credit back")
+        member.grant(frame.messages, frame.nbytes)
+        _wake(member)
+
+    def resume(self, outlet: Outlet) -> None:
+        """The connection is writable again."""
+        for member in self._members.get(outlet, {}).values():
+            _wake(member)
+
+    def ack(self, outlet: Outlet, frame: Ack, answer: Answer) -> None:
+        """Acknowledge ranges of a lease; answered when it is safe, `StaleLease` at once."""
+        desk = self._desk(outlet, frame.channel, frame.ref)
+        if desk is None:
+            answer(None)
+            return
+        if len(frame.ranges) > limits.NATIVE_BATCH_MAX:
+            raise RemoteProtocolError(f"an acknowledgement of {len(frame.ranges)} ranges")
+        stale: Error | None = None
+        acks = self._acks.get(desk)
+        if acks is None:
+            if not self._acks:
+                self.hall.turns.call_soon(self._flush)
+            acks = self._acks[desk] = _Acks()
+        messages = 0
+        for lo, hi in frame.ranges:
+            try:
+                for start, end in desk.group.acknowledge_range(frame.tag, lo, hi):
+                    messages += end - start
+                    acks.ranges.add(start, end)
+            except StaleLease as error:
+                stale = _of(error, desk)
+        if messages:
+            self._count_acks(outlet, desk, frame.ranges[0][0], messages)
+        if stale is not None:
+            answer(stale)
+        else:
+            acks.answers.append(answer)
+        if desk.view.finished:
+            desk.wake()
+
+    def nack(self, outlet: Outlet, frame: Nack, answer: Answer) -> None:
+        """Offer ranges of a lease again after a delay."""
+        desk = self._desk(outlet, frame.channel, frame.ref)
+        if desk is None:
+            answer(None)
+            return
+        if len(frame.ranges) > limits.NATIVE_BATCH_MAX:
+            raise RemoteProtocolError(f"a negative acknowledgement of {len(frame.ranges)} ranges")
+        delay_s = min(max(frame.delay_s, 0.0), limits.LEASE_SECONDS_MAX)
+        try:
+            desk.group.refuse_range(
+                frame.tag, frame.ranges, self.hall.clock(), delay_s, counted=frame.counted
+            )
+        except StaleLease as error:
+            answer(_of(error, desk))
+            return
+        desk.touch()
+        desk.view.wake()
+        answer(None)
+
+    def extend(self, outlet: Outlet, frame: Extend) -> None:
+        """A lease ends later than was said."""
+        desk = self._desk(outlet, frame.channel, frame.ref)
+        lease_s = min(max(frame.lease_s, 0.0), limits.LEASE_SECONDS_MAX)
+        if desk is not None:
+            desk.group.extend(frame.tag, self.hall.clock() + lease_s)
+
+    def _member(self, outlet: Outlet, channel: int) -> Member:
+        member = self._members.get(outlet, {}).get(channel)
+        if member is None:
+            raise RemoteProtocolError(f"channel {channel} is no subscription")
+        return member
+
+    def _desk(self, outlet: Outlet, channel: int, ref: int) -> Desk | None:
+        """Where a stream of a subscription is read; None if that has ended.
+
+        Nothing was leased when it ended: what still comes is said for the second time.
+        """
+        member = self._members.get(outlet, {}).get(channel)
+        if member is None:
+            return None
+        if not 0 <= ref < member.next_ref:
+            raise RemoteProtocolError(f"channel {channel} has no stream with the number {ref}")
+        return member.desks.get(ref)
+
+    def _count_acks(self, outlet: Outlet, desk: Desk, seq: int, messages: int) -> None:
+        view = desk.view
+        arrived_ns = self.hall.streams.arrived_ns(view, seq)
+        if arrived_ns:
+            self.hall.stats.acknowledged(
+                view.beamtime,
+                view.source,
+                desk.name,
+                outlet.who,
+                self.hall.wall_ns() - arrived_ns,
+                messages,
+            )
+
+    def _flush(self) -> None:
+        """Write the acknowledgements of one turn: one operation for each group and stream."""
+        waiting, self._acks = self._acks, {}
+        for desk, acks in waiting.items():
+            view = desk.view
+            batch: list[ops.Ack] = []
+            if acks.ranges and not desk.private and not view.gone:
+                ranges, now_ns = acks.ranges.to_tuple(), self.hall.wall_ns()
+                batch = [ops.Ack(desk.name, view.source, view.name, ranges, now_ns=now_ns)]
+            if desk.private:
+                _answer_all(acks.answers, None)
+            else:
+                self._write(view.beamtime, batch, acks.answers)
+
+    def _write(self, beamtime: str, batch: list[ops.Ack], answers: list[Answer]) -> None:
+        self.hall.deliveries.submit_safe(beamtime, batch, lambda error: _answer_all(answers, error))
+
+
+def _wake(member: Member) -> None:
+    hungry, member.hungry = member.hungry, set()
+    for desk in hungry:
+        desk.wake()
+
+
+def _of(error: StaleLease, desk: Desk) -> StaleLease:
+    return StaleLease(
+        f"{error.message} in stream {desk.view.name!r} for group {desk.name!r}", hint=error.hint
+    )
+
+
+def _answer_all(answers: Iterable[Answer], error: Error | None) -> None:
+    for answer in answers:
+        answer(error)
+
+
+def _no_answer(error: Error | None) -> None:
+    """A group whose beginning was not written begins again where its next member says."""

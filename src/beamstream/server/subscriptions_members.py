@@ -1,0 +1,156 @@
+"""Who reads by the native lane: a connection as subscriptions see it, and its subscriptions."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from beamstream import limits
+from beamstream.errors import BadInput, Error
+from beamstream.model import Dataset, Who
+from beamstream.server.blocks import Block
+from beamstream.server.groups import GroupStream, Hold
+from beamstream.server.streams import View
+from beamstream.wire.native.frames import End, Gap, Held, Mode, Scope, StreamOpened, Subscribe
+
+if TYPE_CHECKING:
+    from beamstream.server.subscriptions_desk import Desk
+
+Answer = Callable[[Error | None], None]
+
+
+class Outlet(Protocol):
+    """One native connection as subscriptions see it. Its methods never call back."""
+
+    session: bytes
+    who: Who
+    beamtime: str
+
+    @property
+    def writable(self) -> bool:
+        """False while too much waits in its socket; `Subscriptions.resume` tells the end of it."""
+
+    def stream_opened(self, frame: StreamOpened) -> None: ...
+
+    def deliver(
+        self,
+        channel: int,
+        ref: int,
+        tag: int,
+        view: View,
+        block: Block,
+        lo: int,
+        hi: int,
+        deliveries: tuple[int, ...] | None,
+        payloads: bool,
+        shared: bool,
+    ) -> None:
+        """Send the messages `lo` … `hi` - 1 (indices) of a block."""
+
+    def deliver_datasets(
+        self,
+        channel: int,
+        ref: int,
+        tag: int,
+        view: View,
+        datasets: Sequence[Dataset],
+        deliveries: tuple[int, ...] | None,
+        payloads: bool,
+        shared: bool,
+    ) -> None:
+        """Send whole datasets; `deliveries` has one count for each dataset."""
+
+    def gap(self, frame: Gap) -> None: ...
+
+    def end(self, frame: End) -> None: ...
+
+    def failed(self, channel: int, error: Error) -> None: ...
+
+
+Owner = tuple[bytes, int]
+"""Who holds a lease: session and channel, which a client keeps over reconnections."""
+
+
+class Member:
+    """One subscription. Its credit is shared by all the streams that it is over."""
+
+    def __init__(self, outlet: Outlet, frame: Subscribe, group: str) -> None:
+        self.outlet = outlet
+        self.frame = frame
+        self.channel = frame.channel
+        self.group = group
+        self.private = not frame.group
+        self.owner: Owner = (outlet.session, frame.channel)
+        lease_s = min(max(frame.lease_s, 0.0), limits.LEASE_SECONDS_MAX)
+        self.hold = Hold(self.owner, lease_s, max(frame.attempts_max, 0))
+        self.batch_max = min(max(frame.batch_max, 1), limits.NATIVE_BATCH_MAX)
+        self.messages = 0
+        self.nbytes = 0
+        self.grant(frame.credit_messages, frame.credit_nbytes)
+        self._window = (self.messages, self.nbytes)
+        self.desks: dict[int, Desk] = {}
+        self.kept: dict[tuple[str, str], list[Held]] = {}
+        """Leases that go on, until the stream is opened and this is told."""
+        self.next_ref = 0
+        self.private_groups: dict[View, GroupStream] = {}
+        self.followed: set[str] = set()
+        self.ended: set[int] = set()
+        """Numbers of streams that have ended for it, if it is over many."""
+        self.hungry: set[Desk] = set()
+        """Desks that have something for it when it has more credit."""
+        self._pattern = (
+            re.compile(fnmatch.translate(frame.stream)) if frame.scope == Scope.PATTERN else None
+        )
+
+    @property
+    def ready(self) -> bool:
+        return self.messages > 0 and self.outlet.writable
+
+    @property
+    def idle(self) -> bool:
+        """Nothing that was pushed is still out: then even what is larger than the credit goes."""
+        messages, nbytes = self._window
+        return self.messages >= messages and self.nbytes >= nbytes
+
+    def grant(self, messages: int, nbytes: int) -> None:
+        """More may be pushed."""
+        self.messages = min(self.messages + messages, limits.NATIVE_CREDIT_MESSAGES_MAX)
+        self.nbytes = min(self.nbytes + nbytes, limits.NATIVE_CREDIT_NBYTES_MAX)
+
+    def spend(self, messages: int, nbytes: int) -> None:
+        self.messages -= messages
+        if self.frame.payloads:
+            self.nbytes -= nbytes
+        if self.frame.mode == Mode.NEWEST:
+            # Asked for one by one: a dataset of many parts must not leave debts.
+            self.messages = max(self.messages, 0)
+
+    def matches(self, name: str) -> bool:
+        """Whether a stream of its source belongs to it; for more than one stream."""
+        return self._pattern is None or self._pattern.fullmatch(name) is not None
+
+    def open_ref(self, desk: Desk) -> int:
+        """Tell the client which number a stream has from now on."""
+        ref = self.next_ref
+        self.next_ref += 1
+        self.desks[ref] = desk
+        view = desk.view
+        held = tuple(self.kept.pop((view.source, view.name), ()))
+        self.outlet.stream_opened(StreamOpened(self.channel, ref, view.source, view.name, held))
+        return ref
+
+
+def check_subscribe(frame: Subscribe) -> None:
+    """Raise `BadInput` if this cannot be asked for."""
+    if frame.credit_messages < 0 or frame.credit_nbytes < 0:
+        raise BadInput("a subscription with less credit than none")
+    if frame.lease_s != frame.lease_s or frame.wait_s != frame.wait_s:
+        raise BadInput("a subscription whose lease or waiting time is not a number")
+    if not 0 <= frame.min_parts <= limits.DATASET_SIZE_MAX:
+        raise BadInput(f"datasets of at least {frame.min_parts} parts cannot be asked for")
+    if len(frame.held) > limits.NATIVE_CREDIT_MESSAGES_MAX:
+        raise BadInput(f"a subscription that still has {len(frame.held)} leases")
+    if frame.scope == Scope.PATTERN and len(frame.stream) > limits.STREAM_NBYTES_MAX:
+        raise BadInput("the pattern of a subscription is longer than any name of a stream")
