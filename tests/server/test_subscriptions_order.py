@@ -99,14 +99,74 @@ def test_the_position_by_id_survives_a_start(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_an_ordered_group_begins_at_an_id(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", [ORDERED, Mode.UNORDERED])
+@pytest.mark.parametrize("group", [GROUP, ""])
+def test_a_group_begins_at_an_id_that_is_not_there_yet(
+    tmp_path: Path, mode: Mode, group: str
+) -> None:
     async def test(stage: Stage) -> None:
         client = Client(stage)
-        client.subscribe(mode=ORDERED, start=Start.ID, start_at=100)
+        client.subscribe(mode=mode, start=Start.ID, start_at=100, group=group)
         stage.put(5, 6)
         stage.put(100, 101)
         await stage.turns.settle()
         assert client.ids == [100, 101]
+        stage.put(50, 102, 51, 103)
+        await stage.turns.settle()
+        assert client.ids == [100, 101, 102, 103]
+
+    run(tmp_path, test)
+
+
+def test_what_an_ordered_member_leaves_behind_goes_to_the_next(tmp_path: Path) -> None:
+    async def test(stage: Stage) -> None:
+        first, second = Client(stage, "a"), Client(stage, "b")
+        first.subscribe(mode=ORDERED)
+        stage.put(count=5)
+        await stage.turns.settle()
+        second.subscribe(mode=ORDERED)
+        stage.put(count=2)
+        await stage.turns.settle()
+        stage.subscriptions.close(first, 1)
+        await stage.turns.settle()
+        assert sorted(second.ids) == list(range(1, 8))
+
+    run(tmp_path, test)
+
+
+def test_a_seek_by_another_door_is_noticed(tmp_path: Path) -> None:
+    async def test(stage: Stage) -> None:
+        ordered, of_sets = Client(stage, "o"), Client(stage, "d")
+        ordered.subscribe(mode=ORDERED, lease_s=0.0)
+        stage.put(count=5)
+        for id in (1, 2):
+            stage.part(id, 1, 1, stream="sets")
+        of_sets.subscribe(stream="sets", lease_s=0.0)
+        await stage.turns.settle()
+        for name in (STREAM, "sets"):
+            answer: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+            stage.deliveries.seek(stage.view(name), GROUP, 0, answer.set_result)
+            assert await answer is None
+        await stage.turns.settle()
+        assert ordered.ids == [1, 2, 3, 4, 5, 1, 2, 3, 4, 5]
+        assert of_sets.ids == [1, 2, 1, 2]
+
+    run(tmp_path, test)
+
+
+def test_what_does_not_fit_into_the_credit_does_not_keep_the_loop_busy(tmp_path: Path) -> None:
+    async def test(stage: Stage) -> None:
+        client = Client(stage)
+        client.subscribe(lease_s=5.0, credit_messages=9, credit_nbytes=15)
+        stage.put(count=1)
+        await stage.turns.settle()
+        stage.turns.now += 6.0
+        client.credit(1)
+        await stage.turns.pass_time(0.0)
+        assert client.ids == [1]
+        client.credit(1, 10)
+        await stage.turns.settle()
+        assert client.ids == [1, 1]
 
     run(tmp_path, test)
 

@@ -51,7 +51,10 @@ def doctor(*, node: Node = ANY_NODE, json: Json = False) -> int:
         note(Finding("reach", False, error.message, error.hint or "beamstream up"))
         status = UNREACHABLE
     except Error as error:
-        note(Finding("node", False, f"{error.code} {error.message}", error.hint))
+        from beamstream.errors_help import HELP
+
+        advice = error.hint or HELP[error.code].advice
+        note(Finding("node", False, f"{error.code} {error.message}", advice))
     for finding in _of_machine():
         note(finding)
     if json:

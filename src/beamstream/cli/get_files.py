@@ -32,6 +32,7 @@ _IMAGES: Final = {
 }
 """Module and class that write it, and how files of it begin."""
 
+_OTHERS: Final = "-o FILE.npy or FILE.h5 take any array"
 _ID_DIGITS: Final = 6
 Written = tuple[list[Path], int, int]
 
@@ -136,17 +137,34 @@ def _image_writer(suffix: str) -> Store:
             # It was sent as such a file: as it was is better than written anew.
             _write_bytes(path, message)
             return
-        array = message.array()
-        if array.ndim != 2:
+        array = _image_of(message, suffix)
+        image = getattr(_library(module), name)
+        try:
+            with whole(path) as part, quiet():
+                image(data=array).write(str(part))
+        except (TypeError, ValueError, RuntimeError) as error:
             raise BadInput(
-                f"message {message.id} has an array of {array.ndim} dimensions, an image has two",
-                hint="-o FILE.npy or FILE.h5",
-            )
-        image = getattr(_library(module), name)(data=array)
-        with whole(path) as part, quiet():
-            image.write(str(part))
+                f"message {message.id}, {array.dtype}, cannot be written as {suffix}: {error}",
+                hint=_OTHERS,
+            ) from None
 
     return store
+
+
+def _image_of(message: Message, suffix: str) -> np.ndarray[Any, Any]:
+    """The array of a message, if the format can hold it: a copy, as writers want it writable."""
+    array = message.array()
+    if array.ndim != 2:
+        raise BadInput(
+            f"message {message.id} has an array of {array.ndim} dimensions, an image has two",
+            hint=_OTHERS,
+        )
+    if suffix == ".cbf" and (array.dtype.kind not in "iu" or array.dtype.itemsize > 4):
+        raise BadInput(
+            f"message {message.id} is {array.dtype}; CBF holds whole numbers of up to 32 bits",
+            hint=_OTHERS,
+        )
+    return array.copy()
 
 
 # ----------------------------------------------------------------------------- all in one

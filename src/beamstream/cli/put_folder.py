@@ -34,7 +34,7 @@ class Folder:
             before = self._growing.get(path)
             same = before is not None and before[:2] == (size, changed_ns)
             since = before[2] if same and before is not None else now
-            if now - since >= self._settle_s and (same or not self._settle_s):
+            if now - since >= self._settle_s:
                 found.append((changed_ns, path))
             else:
                 growing[path] = (size, changed_ns, since)

@@ -99,6 +99,8 @@ class GroupStream:
         self._taken = self.done.union(self.acked).union(self.dead)
         self._leases = Leases()
         self._first_tag = self._tag = first_tag
+        self.from_id = 0
+        """Messages with smaller ids that come later are left out: it was begun at this id."""
         self.moves = 0
         """How often something that had been handed out, or passed, was opened again."""
         self.users = 0
@@ -295,7 +297,7 @@ class GroupStream:
     def seek(self, id_position: int, done: Ranges, opened: Ranges) -> None:
         """Everything in `opened` is open again; what was open in `done` counts as handed out."""
         self.moves += 1
-        self.near_seq = 0
+        self.near_seq = self.from_id = 0
         for lo, hi in opened:
             self._reopen(lo, hi)
             self._forget_counts(lo, hi)

@@ -534,6 +534,10 @@ class Ingest:
             return WAIT
         return slot
 
+    def wait_for_room(self, resume: Callable[[], None]) -> None:
+        """Have `resume` called once, when something was unpinned."""
+        self._for_room.append(resume)
+
     def view_of(self, slot: Slot) -> memoryview:
         return self._cache.view(slot)
 

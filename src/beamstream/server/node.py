@@ -28,6 +28,7 @@ from beamstream.server.beamtimes import Beamtimes
 from beamstream.server.commits import Commits, Maintenance
 from beamstream.server.delivery import Deliveries
 from beamstream.server.doors.admission import Admission
+from beamstream.server.doors.arenas import ArenaDoor
 from beamstream.server.doors.asapo_data import DataConnection
 from beamstream.server.doors.asapo_ingest import IngestConnection
 from beamstream.server.doors.front import FrontHandler
@@ -39,8 +40,10 @@ from beamstream.server.ingest import Ingest
 from beamstream.server.payloads import Payloads
 from beamstream.server.puts import Puts
 from beamstream.server.reads import Reads
+from beamstream.server.renewing import Renewing
 from beamstream.server.roots import Roots
 from beamstream.server.segment_logs import SegmentLogs
+from beamstream.server.shared import SharedMemory, this_machine
 from beamstream.server.stats import Stats
 from beamstream.server.streams import Streams
 from beamstream.server.subscriptions import Hall, Subscriptions
@@ -105,6 +108,7 @@ class Node:
         self._arenas = arenas
         self._admissions = {name: Admission() for name in _DOORS}
         self._servers: list[asyncio.Server] = []
+        self._arena_door: ArenaDoor | None = None
 
     async def serve(self, on_ready: OnReady) -> None:
         """Start, tell `on_ready`, and stop at a signal."""
@@ -145,7 +149,13 @@ class Node:
         self._recovered = recovery.clean_up(journal)
         self._journal = journal
         self._roots = Roots(journal)
-        self._cache = Cache(self._arenas.views, _BufIds())
+        self._renewing = Renewing(loop, self._arenas)
+        self._cache = Cache(
+            self._arenas.views,
+            _BufIds(),
+            on_renew=self._renewing.renew,
+            on_retired=self._renewing.forget,
+        )
         self._stats = Stats()
         self._streams = Streams(self._catalog)
         self._logs = SegmentLogs(folder.segments, _referenced)
@@ -193,6 +203,14 @@ class Node:
             node=self._registry.node_id,
             boot=self._boot,
         )
+        self._shared = SharedMemory(
+            cache=self._cache,
+            room=ingest.room,
+            wait=ingest.wait_for_room,
+            later=loop.call_later,
+            machine=this_machine(),
+        )
+        self._renewing.connect(self._cache, ingest.room, self._shared.retired)
         hall = Hall(loop, self._catalog, self._streams, self._deliveries, self._stats)
         self._services = Services(
             loop=loop,
@@ -212,6 +230,7 @@ class Node:
             logs=self._logs,
             puts=puts,
             subscriptions=Subscriptions(hall),
+            shared=self._shared,
             disk_free=lambda: folder.nbytes_free,
             connections=lambda: sum(map(len, self._admissions.values())),
         )
@@ -243,6 +262,7 @@ class Node:
             lambda: NativeConnection(services, admissions["native"]), settings.native, tls
         )
         await self._listen_unix(lambda: NativeConnection(services, admissions["native"]))
+        self._share_memory()
         services.ports.update(
             ingest=ingest.port, data=data.port, http=http.port, native=native.port
         )
@@ -272,6 +292,16 @@ class Node:
             return
         self._servers.append(server)
         self._services.unix = str(path)
+
+    def _share_memory(self) -> None:
+        """The socket that hands out the cache's memory to clients on this machine."""
+        path = self._folder.arenas_socket
+        self._arena_door = ArenaDoor(self._loop, self._shared, self._arenas, path)
+        try:
+            self._arena_door.open()
+            self._shared.path = str(path)
+        except BadSetting as error:
+            log.warning("no shared memory", reason=error.message)
 
     async def _listen(
         self,
@@ -314,6 +344,7 @@ class Node:
             for connection in self._admissions["native"]:
                 assert isinstance(connection, NativeConnection)
                 connection.check_grant()
+            self._cache.unblock()
 
     # ------------------------------------------------------------------ stopping
 
@@ -345,6 +376,9 @@ class Node:
 
     def _close(self) -> None:
         self._services.ingest.close()
+        if self._arena_door is not None:
+            self._arena_door.close()
+        self._renewing.close()
         self._threads.shutdown()
         self._roots.forget_notes()
         self._maintenance.close()

@@ -34,8 +34,9 @@ def check_put(frame: Put, body_nbytes: int) -> None:
         infos=frame.infos,
     )
     if frame.place is not None:
-        raise BadInput("this node has granted no memory", hint="send payloads as the body")
-    if sum(frame.sizes) != body_nbytes:
+        if frame.name or body_nbytes or frame.sizes.count(frame.sizes[0]) != frame.count:
+            raise BadInput("payloads in granted memory are of one size, without names and body")
+    elif sum(frame.sizes) != body_nbytes:
         raise BadInput(f"payloads of {sum(frame.sizes)} bytes come with {body_nbytes} bytes")
     if frame.sequence < 1 or frame.sequence + frame.count > limits.ID_MAX:
         raise BadInput(f"sequence {frame.sequence} is not possible", hint="counts begin at 1")

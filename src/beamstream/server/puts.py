@@ -82,16 +82,28 @@ class Puts:
         return Writer(frame.channel, producer, frame.stream, frame.producer, level, sink)
 
     def begin(
-        self, writer: Writer, frame: frames.Put, body_nbytes: int, resume: Callable[[], None]
+        self,
+        writer: Writer,
+        frame: frames.Put,
+        body_nbytes: int,
+        resume: Callable[[], None],
+        granted: Slot | None = None,
     ) -> Job | Wait:
         """Take the header of a put whose body of `body_nbytes` follows.
+
+        With `granted` there is no body: the client has filled that slot. It was checked by
+        `check_put`, as other puts are here.
 
         Raises
         ------
         BadInput, Conflict, NoSpace : the put is refused; its body is to be dropped.
         """
-        check_put(frame, body_nbytes)
         job: Job
+        if granted is not None:
+            job = RunJob(self, writer, frame, granted, granted.nbytes)
+            writer.jobs.append(job)
+            return job
+        check_put(frame, body_nbytes)
         if frame.name:
             named = self._begin_named(writer, frame, body_nbytes, resume)
             if isinstance(named, Wait):

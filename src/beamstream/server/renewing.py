@@ -18,31 +18,44 @@ log = structlog.get_logger("arenas")
 class Renewing:
     """Does what the cache asks for, in its order.
 
-    Parameters
-    ----------
-    on_done : called on the loop when an arena has memory again.
-    on_retired : called on the loop with the id of a memory that nobody needs any more.
+    `connect` comes before its first use.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, arenas: Arenas) -> None:
         self._loop = loop
         self._arenas = arenas
         self._thread = ThreadPoolExecutor(1, "arenas")
-        self.on_done: Callable[[], None] = _nothing
-        self.on_retired: Callable[[int], None] = _nothing_of
-        self.cache: Cache | None = None
+        self._cache: Cache | None = None
+        self._room: Callable[[], None] | None = None
+        self._retired: Callable[[int], None] | None = None
+
+    def connect(
+        self, cache: Cache, room: Callable[[], None], retired: Callable[[int], None]
+    ) -> None:
+        """Say who is to be told, on the loop.
+
+        Parameters
+        ----------
+        room : called when an arena has memory again.
+        retired : called with the id of a memory that nobody needs any more.
+        """
+        self._cache, self._room, self._retired = cache, room, retired
 
     def renew(self, renewal: Renewal) -> None:
         """For `Cache.on_renew`."""
         self._thread.submit(self._renew, renewal)
         if not renewal.kept:
-            self._loop.call_soon(self.on_retired, renewal.old)
+            self._tell_retired(renewal.old)
 
     def forget(self, memory: int) -> None:
         """For `Cache.on_retired`."""
         # Behind the renewal that has kept some of it.
         self._thread.submit(self._arenas.forget, memory)
-        self._loop.call_soon(self.on_retired, memory)
+        self._tell_retired(memory)
+
+    def _tell_retired(self, memory: int) -> None:
+        assert self._retired is not None
+        self._loop.call_soon(self._retired, memory)
 
     def _renew(self, renewal: Renewal) -> None:
         view = self._arenas.renew(renewal.old, renewal.new, renewal.kept)
@@ -53,17 +66,10 @@ class Renewing:
             self._loop.call_soon_threadsafe(self._done, renewal.new, view)
 
     def _done(self, memory: int, view: memoryview | None) -> None:
-        assert self.cache is not None
-        self.cache.renewed(memory, view)
-        self.on_done()
+        assert self._cache is not None
+        assert self._room is not None
+        self._cache.renewed(memory, view)
+        self._room()
 
     def close(self) -> None:
         self._thread.shutdown(cancel_futures=True)
-
-
-def _nothing() -> None:
-    return None
-
-
-def _nothing_of(memory: int) -> None:
-    return None

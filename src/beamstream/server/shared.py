@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from beamstream import limits
@@ -18,6 +19,7 @@ from beamstream.server.payloads import Spot
 from beamstream.store.cache import Cache, Loan, Slot
 from beamstream.wire.native.batches import Place
 from beamstream.wire.native.frames import Grant, WantMemory
+from beamstream.wire.native.sharing import BOOT_ID, machine_id
 
 Answer = Callable[[Grant], None]
 Later = Callable[[float, Callable[[], None]], object]
@@ -64,9 +66,9 @@ class SharedMemory:
     Parameters
     ----------
     room : called when slots were unpinned.
+    wait : has something called once, when slots were unpinned.
     later : calls something after so many seconds.
     machine : of this node (`machine_id`); empty when nothing is shared.
-    path : of the second socket, as clients are told.
     """
 
     def __init__(
@@ -74,17 +76,19 @@ class SharedMemory:
         *,
         cache: Cache,
         room: Callable[[], None],
+        wait: Callable[[Callable[[], None]], None],
         later: Later,
         machine: str,
-        path: str,
     ) -> None:
         self._cache = cache
         self._room = room
+        self._wait = wait
         self._later = later
         self._machine = machine
-        self._path = path
+        self.path = ""
+        """Of the second socket, as clients are told; empty while there is none."""
         self._holders: dict[bytes, Holder] = {}
-        self._retrying = False
+        self._waiting = False
 
     def __len__(self) -> int:
         return len(self._holders)
@@ -101,7 +105,7 @@ class SharedMemory:
 
         Each call that returns a path is followed by one of `left`.
         """
-        if not machine or machine != self._machine or not self._path:
+        if not machine or machine != self._machine or not self.path:
             return ""
         holder = self._holders.get(session)
         if holder is None:
@@ -114,7 +118,7 @@ class SharedMemory:
         self._drop_grants(holder)
         holder.access = frozenset(access)
         holder.connections += 1
-        return self._path
+        return self.path
 
     def left(self, session: bytes) -> None:
         """A connection of a session that was greeted is gone."""
@@ -227,6 +231,9 @@ class SharedMemory:
             frame, answer = holder.wants[0]
             slot = self._cache.allocate_lent(holder.loan, frame.nbytes)
             if slot is None:
+                if not self._waiting:
+                    self._waiting = True
+                    self._wait(self._retry)
                 return
             holder.wants.popleft()
             holder.grants[slot.generation] = (frame.channel, slot)
@@ -338,18 +345,19 @@ class SharedMemory:
             self._end_loan(holder, at_once=True)
             self._holders.pop(holder.session, None)
 
-    # ------------------------------------------------------------------ room
-
-    def retry(self) -> None:
+    def _retry(self) -> None:
         """There may be room for those who wait for grants."""
-        if self._retrying:
-            return
-        self._retrying = True
-        try:
-            for holder in tuple(self._holders.values()):
-                self._serve(holder)
-        finally:
-            self._retrying = False
+        self._waiting = False
+        for holder in tuple(self._holders.values()):
+            self._serve(holder)
+
+
+def this_machine() -> str:
+    """`machine_id` of the machine that this runs on; empty if the system does not say."""
+    try:
+        return machine_id(Path(BOOT_ID).read_bytes())
+    except OSError:
+        return ""
 
 
 def _places(

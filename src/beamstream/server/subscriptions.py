@@ -33,6 +33,7 @@ from beamstream.wire.native.frames import (
     Held,
     Nack,
     Scope,
+    Start,
     Subscribe,
 )
 
@@ -152,6 +153,7 @@ class Subscriptions(GroupCalls):
                 member.private_groups[view] = group
                 position, done = starting(self.hall, view, frame.start, frame.start_at)
                 group.seek(position, done, ())
+                group.from_id = position + 1 if frame.start == Start.ID else 0
             return group
         is_new = not self._knows(view, member.group)
         group = deliveries.group(view, member.group)
@@ -159,6 +161,7 @@ class Subscriptions(GroupCalls):
             position, done = starting(self.hall, view, frame.start, frame.start_at)
             if position or done:
                 deliveries.seek_seqs(view, member.group, position, done, (), _no_answer)
+            group.from_id = position + 1 if frame.start == Start.ID else 0
         return group
 
     def _view(self, member: Member, stream: str) -> View:

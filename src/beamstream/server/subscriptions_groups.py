@@ -153,7 +153,9 @@ class GroupCalls:
             row = self.group_row(view, group)
             done(error or row or NotFound(f"stream {view.name!r} was deleted"))
 
-        self.hall.deliveries.seek_seqs(view, group, position, read, opened, ended)
+        deliveries = self.hall.deliveries
+        deliveries.seek_seqs(view, group, position, read, opened, ended)
+        deliveries.group(view, group).from_id = position + 1 if to == "id" else 0
         view.wake()
 
     def redeliver(

@@ -54,6 +54,7 @@ class Picks:
         """There may be something, but looking for it has taken long enough."""
         self._late: deque[int] = deque()
         self._seen_seq = view.visible_seq
+        self._left_out_seq = view.visible_seq
         self._moves = group.moves
 
     def next(self, member: Member, ref: int, now: float, wall_s: float) -> Offer | None:
@@ -61,6 +62,8 @@ class Picks:
         self.unfinished = False
         if self._moves != self._group.moves:
             self._reset()
+        if self._group.from_id:
+            self._leave_out()
         if self._view.datasets:
             found = self.datasets.next(member, now, wall_s)
             self.unfinished = self.datasets.unfinished
@@ -107,6 +110,24 @@ class Picks:
         self._seen_seq = 0
         self._group.near_seq = 0
         self.datasets.reset()
+
+    def _leave_out(self) -> None:
+        """Messages that came since the group was begun at an id, and have smaller ones."""
+        view, group = self._view, self._group
+        while self._left_out_seq < view.visible_seq:
+            seq = self._left_out_seq + 1
+            if view.datasets:
+                ids = [item.id for item in self._streams.items(view, seq, seq + 1)]
+                end = seq + 1
+            else:
+                block = self._streams.block_at(view, seq, _IDS)
+                end = block.end if block else max(self._streams.next_message(view, seq), seq + 1)
+                ids = list(block.ids[seq - block.seq :]) if block else []
+            if ids and min(ids) < group.from_id:
+                for at, id in enumerate(ids, seq):
+                    if id < group.from_id and group.is_open(at):
+                        group.pass_over(at, at + 1)
+            self._left_out_seq = end - 1
 
     # ------------------------------------------------------------------ by seq
 

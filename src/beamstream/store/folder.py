@@ -88,6 +88,10 @@ class DataFolder:
         return self.path / "native.sock"
 
     @property
+    def arenas_socket(self) -> Path:
+        return self.path / "arenas.sock"
+
+    @property
     def beamtimes(self) -> Path:
         return self.path / "beamtimes"
 

@@ -11,12 +11,9 @@ import weakref
 from types import TracebackType
 from typing import Any, Final, Self
 
-import msgspec
-
 from beamstream._version import __version__
 from beamstream.client.native import places
 from beamstream.client.native.link import Link
-from beamstream.client.native.packing import Meta, pack_meta
 from beamstream.client.native.session import Asked
 from beamstream.client.native.stream import Source, Stream
 from beamstream.errors import BadInput, Error
@@ -91,17 +88,6 @@ class Hub:
         """How the node is."""
         row: calls.ServerRow = self._call(calls.GetServer())
         return row
-
-    @property
-    def meta(self) -> dict[str, Any] | None:
-        """Metadata of the beamtime; None if there are none."""
-        text: bytes | None = self._call(calls.GetMeta(source="", stream=""))
-        return None if text is None else msgspec.json.decode(text, type=dict[str, Any])
-
-    def set_meta(self, meta: Meta, *, mode: str = "replace") -> None:
-        """Write metadata of the beamtime; `mode` "insert", "replace" or "update"."""
-        document = pack_meta(meta) or b"{}"
-        self._call(calls.SetMeta(source="", stream="", document=document, mode=mode))
 
     # ------------------------------------------------------------------ asking
 

@@ -64,7 +64,7 @@ def _pack_file(path: Path) -> Packed:
         raise StorageError(f"file {path} cannot be read: {error.strerror or error}") from None
 
 
-def pack_meta(meta: Meta | None) -> bytes:
+def pack_meta(meta: Meta | None, nbytes_max: int = limits.META_NBYTES_MAX) -> bytes:
     """Return metadata as JSON; empty when there is none.
 
     Raises
@@ -78,9 +78,9 @@ def pack_meta(meta: Meta | None) -> bytes:
     if not meta:
         return b""
     if isinstance(meta, str):
-        return check_metadata(meta.encode())
+        return check_metadata(meta.encode(), nbytes_max)
     if isinstance(meta, bytes | bytearray | memoryview):
-        return check_metadata(bytes(meta))
+        return check_metadata(bytes(meta), nbytes_max)
     try:
         text = _encode_json(meta)
     except (TypeError, ValueError, msgspec.MsgspecError, RecursionError):
@@ -88,8 +88,8 @@ def pack_meta(meta: Meta | None) -> bytes:
             text = msgspec.json.encode(meta, enc_hook=_plain)
         except (TypeError, ValueError, msgspec.MsgspecError, RecursionError) as error:
             raise BadMetadata(f"metadata cannot be written as JSON: {error}") from None
-    if len(text) > limits.META_NBYTES_MAX:
-        raise TooLarge(f"metadata has {len(text)} bytes, {limits.META_NBYTES_MAX} are allowed")
+    if len(text) > nbytes_max:
+        raise TooLarge(f"metadata has {len(text)} bytes, {nbytes_max} are allowed")
     return text
 
 

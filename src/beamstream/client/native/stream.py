@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import msgspec
 
+from beamstream import limits
 from beamstream.client.native import lookup
 from beamstream.client.native.group import Group, make_group
 from beamstream.client.native.messages import DatasetMessage, Message
@@ -47,6 +48,15 @@ class Source:
     def group(self, name: str = "", **how: Any) -> Group:
         """A group over all streams of it; see `Stream.group`."""
         return self.streams().group(name, **how)
+
+    @property
+    def meta(self) -> dict[str, Any] | None:
+        """Metadata of the beamtime, which each source has its own of; None if there are none."""
+        return read_meta(self._hub, self.name, "")
+
+    def set_meta(self, meta: Meta, *, mode: str = "replace") -> None:
+        """Write metadata of the beamtime; `mode` "insert", "replace" or "update"."""
+        write_meta(self._hub, self.name, "", meta, mode)
 
 
 class Streams:
@@ -216,12 +226,11 @@ class Stream:
     @property
     def meta(self) -> dict[str, Any] | None:
         """Metadata of the stream; None if there are none."""
-        text: bytes | None = self._call(calls.GetMeta)
-        return None if text is None else msgspec.json.decode(text, type=dict[str, Any])
+        return read_meta(self._hub, self.source, self.name)
 
     def set_meta(self, meta: Meta, *, mode: str = "replace") -> None:
         """Write metadata of the stream; `mode` "insert", "replace" or "update" (merges objects)."""
-        self._call(calls.SetMeta, document=pack_meta(meta) or b"{}", mode=mode)
+        write_meta(self._hub, self.source, self.name, meta, mode)
 
     def search(self, query: str, limit: int = 1000) -> list[Found]:
         """Messages whose metadata match, without payloads, by id."""
@@ -337,6 +346,18 @@ class Stream:
     def _last_id(self) -> int:
         row = self.info()
         return 0 if row is None else row.max_id
+
+
+def read_meta(hub: Hub, source: str, stream: str) -> dict[str, Any] | None:
+    """Metadata of a stream, or (`stream` empty) of the source's beamtime."""
+    text: bytes | None = hub._call(calls.GetMeta(source=source, stream=stream))
+    return None if text is None else msgspec.json.decode(text, type=dict[str, Any])
+
+
+def write_meta(hub: Hub, source: str, stream: str, meta: Meta, mode: str) -> None:
+    """Write them."""
+    document = pack_meta(meta, limits.STREAM_META_NBYTES_MAX) or b"{}"
+    hub._call(calls.SetMeta(source=source, stream=stream, document=document, mode=mode))
 
 
 def explain(hub: Hub, source: str, stream: str) -> str:

@@ -59,6 +59,11 @@ class Nexts:
         if self._held is not held:
             return
         asked = held.asked
+        if asked.view.gone:
+            # What it would take now would count for the stream that is made anew under the name.
+            self.gone()
+            self._empty(asked, Nothing(0, 0))
+            return
         try:
             found = self._take(asked)
         except Error as error:

@@ -79,6 +79,7 @@ class NativeConnection(asyncio.BufferedProtocol):
         self.who = Who()
         self.beamtime = ""
         self.grant: Grant | None = None
+        self._arenas = ""
         self._hello: frames.Hello | None = None
         self._meant_at = 0.0
         self._channels: Channels | None = None
@@ -119,6 +120,8 @@ class NativeConnection(asyncio.BufferedProtocol):
             self._loads.close()
         if self._channels is not None:
             self._channels.close()
+        if self._arenas:
+            self.services.shared.left(self.session)
         self.sender.closed()
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -292,7 +295,7 @@ class NativeConnection(asyncio.BufferedProtocol):
         if isinstance(job, Wait):
             self._waiting_put = frame
             return False
-        if job.memory is None:
+        if job.memory is None or not body_nbytes:
             job.complete()
         else:
             self._job = job
@@ -360,6 +363,9 @@ class NativeConnection(asyncio.BufferedProtocol):
         self.grant = grant
         self.session = hello.session
         self.who = Who(hello.instance, hello.step, self._address, grant.token_id)
+        self._arenas = self.services.shared.greet(
+            hello.session, hello.machine, self.beamtime, grant.access
+        )
         self._meant_at = self._loop.time()
         self._loads = Loads(self.services, self.sender, self.beamtime)
         producer = Producer(folders, "", False, self.who) if folders is not None else None
@@ -388,6 +394,8 @@ class NativeConnection(asyncio.BufferedProtocol):
             batch_max=limits.NATIVE_BATCH_MAX,
             payload_nbytes_max=limits.PAYLOAD_NBYTES_MAX,
             cache_payload_nbytes_max=cache.payload_nbytes_max,
+            arenas=self._arenas,
+            shared_nbytes_max=self.services.shared.session_nbytes_max if self._arenas else 0,
         )
 
     def check_grant(self) -> None:
@@ -433,7 +441,10 @@ class NativeConnection(asyncio.BufferedProtocol):
         shared: bool,
     ) -> None:
         if self._loads is not None:
-            self._loads.deliver(channel, ref, tag, view, block, lo, hi, deliveries, payloads)
+            shares = self.session if shared else b""
+            self._loads.deliver(
+                channel, ref, tag, view, block, lo, hi, deliveries, payloads, shares
+            )
 
     def deliver_datasets(
         self,
@@ -447,7 +458,10 @@ class NativeConnection(asyncio.BufferedProtocol):
         shared: bool,
     ) -> None:
         if self._loads is not None:
-            self._loads.deliver_datasets(channel, ref, tag, view, datasets, deliveries, payloads)
+            shares = self.session if shared else b""
+            self._loads.deliver_datasets(
+                channel, ref, tag, view, datasets, deliveries, payloads, shares
+            )
 
     def gap(self, frame: frames.Gap) -> None:
         self._in_order(frame.channel, frame)

@@ -21,7 +21,9 @@ from beamstream.server.doors.native_calls import Calls
 from beamstream.server.doors.native_outlet import Loads
 from beamstream.server.ingest import Wait
 from beamstream.server.messages import Producer
+from beamstream.server.put_checks import check_put
 from beamstream.server.puts import Job, Writer
+from beamstream.store.cache import Slot
 from beamstream.wire.native import frames
 
 if TYPE_CHECKING:
@@ -59,7 +61,9 @@ class Channels:
             frames.Ack: self._ack,
             frames.Nack: self._nack,
             frames.Extend: self._extend,
+            frames.ReturnMemory: self._return_memory,
             frames.Unpin: self._unpin,
+            frames.HeldPins: self._held_pins,
             frames.Call: self._calls.take,
             frames.Pong: lambda frame: None,
         }
@@ -91,6 +95,7 @@ class Channels:
     def _close_writer(self, frame: frames.CloseWriter) -> None:
         if self._open.get(frame.channel) is not None:
             del self._open[frame.channel]
+            self._services.shared.close_writer(self._connection.session, frame.channel)
 
     def begin_put(
         self, frame: frames.Put, body_nbytes: int, resume: Callable[[], None]
@@ -106,7 +111,20 @@ class Channels:
             raise NotFound(
                 f"channel {frame.channel} is not open for writing", hint="OpenWriter comes first"
             )
+        if frame.place is not None:
+            return self._services.puts.begin(writer, frame, 0, resume, self._granted(frame))
         return self._services.puts.begin(writer, frame, body_nbytes, resume)
+
+    def _granted(self, frame: frames.Put) -> Slot:
+        """The slot that the client has filled. If the put is refused, it is free again."""
+        assert frame.place is not None
+        shared, session = self._services.shared, self._connection.session
+        try:
+            check_put(frame, 0)
+            return shared.take(session, frame.channel, frame.place, sum(frame.sizes))
+        except Error:
+            shared.give_back(session, frame.channel, (frame.place.generation,))
+            raise
 
     def refuse_put(self, frame: frames.Put, error: Error) -> None:
         count = max(1, min(frame.count, limits.NATIVE_BATCH_MAX))
@@ -150,10 +168,19 @@ class Channels:
         self._sender.flush()
 
     def _want_memory(self, frame: frames.WantMemory) -> None:
-        self._sender.send(frames.Grant(frame.channel, 0, 0, 0, 0))
+        if self._open.get(frame.channel) is not None:
+            shared = self._services.shared
+            shared.want(self._connection.session, frame, self._sender.send)
+
+    def _return_memory(self, frame: frames.ReturnMemory) -> None:
+        shared = self._services.shared
+        shared.give_back(self._connection.session, frame.channel, frame.generations)
 
     def _unpin(self, frame: frames.Unpin) -> None:
-        """This node has handed out no shared memory."""
+        self._services.shared.unpin(self._connection.session, frame.pins)
+
+    def _held_pins(self, frame: frames.HeldPins) -> None:
+        self._services.shared.still_held(self._connection.session, frame.pins)
 
     # ------------------------------------------------------------------ subscriptions
 

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Final, TypeVar
 
+import msgspec
 import structlog
 
 from beamstream import limits
@@ -70,15 +71,16 @@ class Loads:
         hi: int,
         deliveries: tuple[int, ...] | None,
         payloads: bool,
+        shares: bytes = b"",
     ) -> None:
-        """Messages of a block, for a subscription."""
+        """Messages of a block, for a subscription; `shares`: the session, if it maps memory."""
         behind = self._waiting.get(channel)
         spots: list[Spot] | None = []
         if payloads and behind is None:
             spots = self._services.payloads.spots(view, block, lo, hi)
         if spots is not None and behind is None:
             batch = batches.of_block(block, lo, hi, deliveries=deliveries, payloads=payloads)
-            self._sender.send(Deliver(channel, ref, tag, batch), spots)
+            self._send_or_share(Deliver(channel, ref, tag, batch), spots, shares)
             return
 
         def framed(lost: tuple[Lost, ...]) -> Frame:
@@ -102,11 +104,12 @@ class Loads:
         datasets: Sequence[Dataset],
         deliveries: tuple[int, ...] | None,
         payloads: bool,
+        shares: bytes = b"",
     ) -> None:
         """Whole datasets, for a subscription."""
         records = [part for dataset in datasets for part in dataset.parts]
 
-        def framed(lost: tuple[Lost, ...]) -> Frame:
+        def framed(lost: tuple[Lost, ...]) -> Deliver:
             batch = batches.of_records(
                 records, datasets=datasets, deliveries=deliveries, payloads=payloads, lost=lost
             )
@@ -114,13 +117,25 @@ class Loads:
 
         spots = self._spots(view, records) if payloads else []
         if spots is not None and channel not in self._waiting:
-            self._sender.send(framed(()), spots)
+            self._send_or_share(framed(()), spots, shares)
             return
 
         async def send() -> None:
             await self.send(view, records if payloads else [], framed)
 
         self._later(channel, send)
+
+    def _send_or_share(self, frame: Deliver, spots: Sequence[Spot], shares: bytes) -> None:
+        """Send payloads, or say where they are to a client that can look at them there."""
+        batch = frame.batch
+        places = None
+        if shares and spots:
+            places = self._services.shared.places(shares, spots, batch.sizes)
+        if places is None:
+            self._sender.send(frame, spots)
+            return
+        batch = msgspec.structs.replace(batch, places=places)
+        self._sender.send(msgspec.structs.replace(frame, batch=batch))
 
     def frame(self, channel: int, frame: Frame) -> None:
         """A frame without payload that keeps its place behind the deliveries of the channel."""

@@ -19,6 +19,7 @@ from beamstream.server.puts import Puts
 from beamstream.server.reads import Reads
 from beamstream.server.roots import Roots
 from beamstream.server.segment_logs import SegmentLogs
+from beamstream.server.shared import SharedMemory
 from beamstream.server.stats import Stats
 from beamstream.server.streams import Streams, View
 from beamstream.server.subscriptions import Subscriptions
@@ -59,6 +60,7 @@ class Services:
         logs: SegmentLogs,
         puts: Puts,
         subscriptions: Subscriptions,
+        shared: SharedMemory,
         disk_free: Callable[[], int],
         connections: Callable[[], int],
     ) -> None:
@@ -79,6 +81,7 @@ class Services:
         self.logs = logs
         self.puts = puts
         self.subscriptions = subscriptions
+        self.shared = shared
         self.disk_free = disk_free
         self.connections = connections
         self.searches = asyncio.Semaphore(limits.QUERIES_AT_ONCE_MAX)
