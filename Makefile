@@ -8,7 +8,7 @@ help:
 	@echo "make test       all tests that take less than some minutes, with the official clients"
 	@echo "make test-long  all tests"
 	@echo "make check      style, types, import contracts, sizes"
-	@echo "make bench      rates and delays, beside a raw socket"
+	@echo "make bench      rates and delays, beside a raw socket and other streaming systems"
 	@echo "make clean      remove environments and caches"
 
 demo:
@@ -31,6 +31,6 @@ bench:
 	@tools/setup test python -m benchmarks $(ARGS)
 
 clean:
-	rm -rf .venv .venv-test build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+	rm -rf .venv .venv-test .venv-peers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis \
 		.import_linter_cache
 	find src tests benchmarks tools -name __pycache__ -prune -exec rm -rf {} +

@@ -425,6 +425,36 @@ def test_pages_and_limits_of_a_fetch(wire: NativeWire, stream: str) -> None:
     assert body == b"".join(bytes([k]) * 1000 for k in (47, 48, 49))
 
 
+@LEVELS
+def test_a_join(wire: NativeWire, stream: str, level: int) -> None:
+    """Payloads of the parts are those of the originals, in memory and on disk."""
+    inputs = (("s", f"{stream} 1"), ("s2", f"{stream} 2"))
+    wire.call("join", calls.Join(source="j", stream=stream, inputs=inputs))
+    wire.send(frames.Subscribe(9, "j", stream, "g", credit_messages=99, credit_nbytes=9999))
+    for channel, (source, name) in enumerate(inputs, 1):
+        wire.open_writer(source, name, channel=channel, level=level)
+        wire.begin_put([b"%d of %d" % (k, channel) for k in range(5)], channel=channel)
+    bodies: list[bytes] = []
+    while sum(map(len, bodies)) < 60:
+        received = wire.receive()
+        if isinstance(received.frame, frames.Deliver):
+            assert not received.frame.batch.lost
+            bodies.append(received.body)
+    assert b"".join(bodies) == b"".join(b"%d of 1%d of 2" % (k, k) for k in range(5))
+    assert wire.fetch("j", stream, 3) == [b"2 of 1", b"2 of 2"]
+    wire.put([b"alone"], channel=1)
+    wire.send(frames.Ping(3))
+    wire.until(frames.Pong)
+
+    def late() -> list[calls.LateRow]:
+        rows: list[calls.LateRow] = wire.call("late", calls.Late(source="j", stream=stream))
+        return rows
+
+    while not (rows := late()):
+        pass
+    assert [(row.id, row.missing, row.inputs) for row in rows] == [(6, (2,), (inputs[1],))]
+
+
 # ------------------------------------------------------------------- what is in no memory
 
 

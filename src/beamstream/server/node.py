@@ -37,6 +37,7 @@ from beamstream.server.doors.native import NativeConnection
 from beamstream.server.doors.services import Services
 from beamstream.server.doors.sockets import allow_many_descriptors
 from beamstream.server.ingest import Ingest
+from beamstream.server.joins import Joins
 from beamstream.server.payloads import Payloads
 from beamstream.server.puts import Puts
 from beamstream.server.reads import Reads
@@ -212,6 +213,7 @@ class Node:
         )
         self._renewing.connect(self._cache, ingest.room, self._shared.retired)
         hall = Hall(loop, self._catalog, self._streams, self._deliveries, self._stats)
+        subscriptions = Subscriptions(hall)
         self._services = Services(
             loop=loop,
             authorizer=Authorizer(self._registry, folder.key, time.time),
@@ -229,7 +231,8 @@ class Node:
             payloads=payloads,
             logs=self._logs,
             puts=puts,
-            subscriptions=Subscriptions(hall),
+            subscriptions=subscriptions,
+            joins=Joins(hall, self._commits, subscriptions, settings.durability),
             shared=self._shared,
             disk_free=lambda: folder.nbytes_free,
             connections=lambda: sum(map(len, self._admissions.values())),

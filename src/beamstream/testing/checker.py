@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from beamstream.model import PART_PREFIX
+from beamstream.model import PART_PREFIX, Level
 from beamstream.store.files import digest_of
 from beamstream.testing.history import (
     Call,
@@ -86,6 +86,7 @@ class Snapshot(msgspec.Struct):
     files : every file of the beamtime.
     drained : (group, stream) that were read to their end after the faults.
     auto : streams whose ids the node gave.
+    once : streams whose ids the node gave, for a sender whose repeated sends it knows again.
     left : (group, stream, id) that a drained group has not acknowledged and is not offered again.
     """
 
@@ -93,6 +94,7 @@ class Snapshot(msgspec.Struct):
     files: list[SeenFile] = msgspec.field(default_factory=list)
     drained: set[tuple[str, str]] = msgspec.field(default_factory=set)
     auto: set[str] = msgspec.field(default_factory=set)
+    once: set[str] = msgspec.field(default_factory=set)
     left: set[tuple[str, str, int]] = msgspec.field(default_factory=set)
 
 
@@ -141,19 +143,23 @@ class Verdict(msgspec.Struct):
         return head + "BROKEN\n" + "\n".join(lines)
 
 
-def verify(history: History, snapshot: Snapshot, *, lease_s: float = float("inf")) -> Verdict:
+def verify(
+    history: History, snapshot: Snapshot, *, lease_s: float = float("inf"), ahead_s: float = 0.0
+) -> Verdict:
     """Compare what is there with what was done.
 
     Parameters
     ----------
     lease_s : how long a delivery is held for its reader before it may be offered again.
+    ahead_s : how long a message may wait in a reader before its program takes it. Who was cut off
+        from the node meanwhile does not know that others have got it, and have acknowledged it.
     """
     done = [call for call in history.calls if call.outcome is Outcome.OK]
-    verdict = Verdict(history.seed, faults=len(history.faults))
+    verdict = Verdict(history.seed, faults=len(history.faults) + len(history.client_faults))
     verdict.puts, verdict.gets, verdict.acks = (
         sum(call.kind == kind for call in done) for kind in ("put", "get", "ack")
     )
-    _Verifier(history, snapshot, verdict).run(lease_s)
+    _Verifier(history, snapshot, verdict).run(lease_s, ahead_s)
     return verdict
 
 
@@ -162,18 +168,26 @@ class _Verifier:
         self.history = history
         self.snapshot = snapshot
         self.verdict = verdict
+        self._digests: dict[tuple[str, int, int], bytes] = {}
         self.puts: dict[tuple[str, int], list[Call]] = defaultdict(list)
         for call in history.of_kind("put"):
             # A refused send had no effect: what is there of it is a phantom.
             if call.outcome is not Outcome.FAIL:
                 self.puts[call.stream, call.key].append(call)
 
-    def run(self, lease_s: float) -> None:
+    def run(self, lease_s: float, ahead_s: float) -> None:
         self.errors()
         self.records()
         self.files()
         self.order()
-        self.deliveries(lease_s)
+        self.deliveries(lease_s, ahead_s)
+
+    def digest(self, put: Call) -> bytes:
+        """Of the payload that was sent; many look at the same one."""
+        key = (put.stream, put.key, put.nbytes)
+        if key not in self._digests:
+            self._digests[key] = digest_of(self.history.payload_of(put))
+        return self._digests[key]
 
     # ------------------------------------------------------------------ stored
 
@@ -211,7 +225,7 @@ class _Verifier:
 
     def _sent_twice(self, stream: str, puts: list[Call]) -> bool:
         """An automatic id is given anew to a message sent again after a lost answer."""
-        return stream in self.snapshot.auto and any(
+        return stream in self.snapshot.auto - self.snapshot.once and any(
             self.history.fault_between(call.began_s, call.ended_s) for call in puts
         )
 
@@ -224,14 +238,21 @@ class _Verifier:
         elif record.error:
             kind = "corrupt" if record.error == "Corrupt" else "wrong_error"
             self.verdict.add(kind, f"{where} reads as {record.error}")
-        elif record.digest != digest_of(self.history.payload_of(put)):
+        elif record.digest != self.digest(put):
             self.verdict.add("corrupt", f"{where} has other bytes than were sent")
+        self._told_id(record.id, puts, where)
+
+    def _told_id(self, id: int, puts: list[Call], where: str) -> None:
+        """The id in an answer is the one under which the message is found."""
+        told = {put.id for put in puts if put.outcome is Outcome.OK and put.id}
+        if told and id not in told:
+            self.verdict.add("corrupt", f"{where} was answered with id {told}")
 
     def _data_lost(self, record: SeenRecord, puts: list[Call]) -> None:
         where = f"{record.stream} {record.id}"
-        if puts[0].name:
+        if puts[0].name or puts[0].level > Level.CACHE:
             answered = any(call.outcome is Outcome.OK for call in puts)
-            self.verdict.add("lost" if answered else "partial", f"{where} has no file")
+            self.verdict.add("lost" if answered else "partial", f"{where} has no payload")
         elif not self.history.faults:
             self.verdict.add("lost", f"{where} has lost its payload without a fault")
 
@@ -246,7 +267,7 @@ class _Verifier:
             elif file.nbytes != put.nbytes:
                 text = f"file {file.name} has {file.nbytes} of {put.nbytes} bytes"
                 self.verdict.add("partial", text)
-            elif file.digest != digest_of(self.history.payload_of(put)):
+            elif file.digest != self.digest(put):
                 self.verdict.add("corrupt", f"file {file.name} has other bytes than were sent")
 
     def order(self) -> None:
@@ -277,7 +298,7 @@ class _Verifier:
 
     # ------------------------------------------------------------------ delivered
 
-    def deliveries(self, lease_s: float) -> None:
+    def deliveries(self, lease_s: float, ahead_s: float) -> None:
         by_message: dict[tuple[str, str, int], list[Call]] = defaultdict(list)
         for call in self.history.of_kind("get"):
             if call.outcome is Outcome.OK:
@@ -288,7 +309,9 @@ class _Verifier:
                 message = call.group, call.stream, call.id
                 acked[message] = min(call.ended_s, acked.get(message, call.ended_s))
         for message, calls in by_message.items():
-            self._repeats(message, calls, acked.get(message, float("inf")), lease_s)
+            calls.sort(key=lambda call: call.ended_s)
+            self._late(message, calls, acked.get(message, float("inf")), ahead_s)
+            self._repeats(message, calls, lease_s, ahead_s)
             self._delivered_content(calls)
         for group, stream in self.snapshot.drained:
             for record in self.snapshot.records:
@@ -299,18 +322,30 @@ class _Verifier:
             text = f"{group} is not offered {stream} {id} again, which nobody acknowledged"
             self.verdict.add("skipped", text)
 
-    def _repeats(
-        self, message: tuple[str, str, int], calls: list[Call], acked_s: float, lease_s: float
+    def _late(
+        self, message: tuple[str, str, int], calls: list[Call], acked_s: float, ahead_s: float
     ) -> None:
-        where = f"{message[2]} of {message[1]} in {message[0]}"
-        calls.sort(key=lambda call: call.ended_s)
+        """What was acknowledged does not come again."""
+        readers = {call.client for call in calls}
         for call in calls:
-            if call.began_s > acked_s:
-                self.verdict.add("acked_redelivered", f"{where}, to {call.client}")
+            if call.began_s <= acked_s:
+                continue
+            waited = call.began_s <= acked_s + ahead_s
+            since_s = calls[0].began_s - ahead_s
+            if not (waited and self.history.fault_between(since_s, call.ended_s, *readers)):
+                self.verdict.add("acked_redelivered", f"{_where(message)}, to {call.client}")
+
+    def _repeats(
+        self, message: tuple[str, str, int], calls: list[Call], lease_s: float, ahead_s: float
+    ) -> None:
+        """Two readers get one message only after a fault, or when a lease has ended."""
         for first, again in pairwise(calls):
             expired = again.ended_s - first.began_s >= lease_s
-            if not expired and not self.history.fault_between(first.began_s, again.ended_s):
-                self.verdict.add("dup_deliver", f"{where}, to {first.client} and {again.client}")
+            since_s = first.began_s - ahead_s
+            who = (first.client, again.client)
+            excused = self.history.fault_between(since_s, again.ended_s, *who)
+            if not (expired or excused or first.given_back):
+                self.verdict.add("dup_deliver", f"{_where(message)}, to {who[0]} and {who[1]}")
 
     def _delivered_content(self, calls: list[Call]) -> None:
         for call in calls:
@@ -321,7 +356,24 @@ class _Verifier:
             where = f"delivery of {call.stream} {call.id} to {call.client}"
             if not puts:
                 self.verdict.add("phantom", f"{where}: it was never sent")
-            elif call.digest and call.digest != digest_of(self.history.payload_of(puts[0])):
-                self.verdict.add("corrupt", f"{where}: other bytes than were sent")
             elif call.meta is not None and call.meta != self.history.metadata_of(puts[0]):
                 self.verdict.add("corrupt", f"{where}: other metadata than was sent")
+            elif call.digest and call.digest != self.digest(puts[0]):
+                self.verdict.add("corrupt", f"{where}: other bytes than were sent")
+            elif call.error:
+                self._delivered_without(call, puts[0], where)
+            else:
+                self._told_id(call.id, puts, where)
+
+    def _delivered_without(self, call: Call, put: Call, where: str) -> None:
+        """Its payload could not be had: what was kept in memory only may be gone."""
+        if call.error != "DataLost":
+            kind = "corrupt" if call.error == "Corrupt" else "wrong_error"
+            self.verdict.add(kind, f"{where}: {call.error}")
+        elif put.name or put.level > Level.CACHE or not self.history.faults:
+            self.verdict.add("lost", f"{where}: its payload is gone")
+
+
+def _where(message: tuple[str, str, int]) -> str:
+    group, stream, id = message
+    return f"{id} of {stream} in {group}"

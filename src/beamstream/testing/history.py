@@ -84,6 +84,7 @@ class Call(msgspec.Struct, eq=False):
     key : what the payload is made from; the id, but for automatic ids.
     allowed : codes of errors that this call may fail with.
     digest, meta : what a `get` brought, if it brought the payload and the metadata.
+    given_back : a `get` whose reader has asked that the message be offered again.
     """
 
     kind: str
@@ -102,10 +103,14 @@ class Call(msgspec.Struct, eq=False):
     error: str = ""
     digest: bytes = b""
     meta: Any = None
+    given_back: bool = False
 
 
 class History:
     """All calls of all clients, and the faults; may be used from any thread.
+
+    What happened in another process is written down with its time there (`at_s`): all processes of
+    a machine have one monotonic clock.
 
     >>> history = History(seed=1)
     >>> put = history.put("detector", "scan1", 1, nbytes=100, level=Level.DISK)
@@ -118,6 +123,7 @@ class History:
         self.seed = seed
         self.calls: list[Call] = []
         self.faults: list[tuple[float, str]] = []
+        self.client_faults: list[tuple[float, str, str]] = []
         self._clock = clock
         self._lock = threading.Lock()
         self._progress = threading.Condition(self._lock)
@@ -134,6 +140,7 @@ class History:
         key: int = 0,
         name: str = "",
         allowed: Iterable[str] = (),
+        at_s: float | None = None,
     ) -> Call:
         """A send begins; `name` is the path of its file, empty if there is to be none."""
         return self._begin(
@@ -142,7 +149,7 @@ class History:
                 client,
                 stream,
                 id,
-                self._clock(),
+                self._time(at_s),
                 key=key or id,
                 nbytes=nbytes,
                 level=level,
@@ -151,41 +158,69 @@ class History:
             )
         )
 
-    def get(self, client: str, group: str, stream: str, allowed: Iterable[str] = ()) -> Call:
+    def get(
+        self,
+        client: str,
+        group: str,
+        stream: str,
+        allowed: Iterable[str] = (),
+        at_s: float | None = None,
+    ) -> Call:
         """A `next` of a group begins; give `ok` the id when a message came."""
-        call = Call("get", client, stream, 0, self._clock(), group=group)
+        call = Call("get", client, stream, 0, self._time(at_s), group=group)
         call.allowed = frozenset(allowed)
         return self._begin(call)
 
     def ack(
-        self, client: str, group: str, stream: str, id: int, allowed: Iterable[str] = ()
+        self,
+        client: str,
+        group: str,
+        stream: str,
+        id: int,
+        allowed: Iterable[str] = (),
+        at_s: float | None = None,
     ) -> Call:
         """An acknowledgement begins."""
-        call = Call("ack", client, stream, id, self._clock(), group=group)
+        call = Call("ack", client, stream, id, self._time(at_s), group=group)
         call.allowed = frozenset(allowed)
         return self._begin(call)
 
-    def ok(self, call: Call, id: int = 0, *, digest: bytes = b"", meta: Any = None) -> None:
-        call.id, call.digest, call.meta = id or call.id, digest, meta
-        self._end(call, Outcome.OK)
+    def ok(
+        self,
+        call: Call,
+        id: int = 0,
+        *,
+        digest: bytes = b"",
+        meta: Any = None,
+        error: str = "",
+        at_s: float | None = None,
+    ) -> None:
+        """It was done; `error`: a message came, and its payload could not be had."""
+        call.id, call.digest, call.meta, call.error = id or call.id, digest, meta, error
+        self._end(call, Outcome.OK, at_s)
 
-    def fail(self, call: Call, error: str) -> None:
+    def fail(self, call: Call, error: str, at_s: float | None = None) -> None:
         """It was refused with this error; if that is not among the allowed, it counts."""
         call.error = error
-        self._end(call, Outcome.FAIL)
+        self._end(call, Outcome.FAIL, at_s)
 
     def nothing(self, call: Call) -> None:
         """There was no message for this `get`."""
         self._end(call, Outcome.NOTHING)
 
-    def unknown(self, call: Call, error: str = "") -> None:
+    def unknown(self, call: Call, error: str = "", at_s: float | None = None) -> None:
         call.error = error
-        self._end(call, Outcome.UNKNOWN)
+        self._end(call, Outcome.UNKNOWN, at_s)
 
     def fault(self, what: str) -> None:
         """The node was killed, or started again: leases and answers may be lost around now."""
         with self._lock:
             self.faults.append((self._clock(), what))
+
+    def client_fault(self, client: str, what: str) -> None:
+        """One client was killed, frozen or cut off: its leases and answers may be lost."""
+        with self._lock:
+            self.client_faults.append((self._clock(), client, what))
 
     @property
     def answered(self) -> int:
@@ -194,8 +229,12 @@ class History:
 
     def wait_for(self, answered: int, timeout_s: float) -> bool:
         """Wait until so many calls have ended with `ok`; False if that takes too long."""
+        return self.wait_until(lambda: self._answered >= answered, timeout_s)
+
+    def wait_until(self, done: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait until `done`, which is looked at whenever a call has ended with `ok`."""
         with self._progress:
-            return self._progress.wait_for(lambda: self._answered >= answered, timeout_s)
+            return self._progress.wait_for(done, timeout_s)
 
     def seed_of(self, stream: str) -> int:
         """Seed of a stream's content: equal ids of two streams have different payloads."""
@@ -213,24 +252,35 @@ class History:
             calls = list(self.calls)
         return (call for call in calls if call.kind == kind)
 
-    def fault_between(self, began_s: float, ended_s: float) -> bool:
-        return any(began_s <= at <= ended_s for at, _ in self.faults)
+    def fault_between(self, began_s: float, ended_s: float, *clients: str) -> bool:
+        """Whether there was a fault of the node, or of one of these clients."""
+        return any(began_s <= at <= ended_s for at, _ in self.faults) or any(
+            began_s <= at <= ended_s and client in clients for at, client, _ in self.client_faults
+        )
 
     def dump(self, path: Path) -> None:
         """Write the history as lines of JSON, for reading after a failure."""
         with path.open("wb") as file:
-            file.write(json.dumps({"seed": self.seed, "faults": self.faults}).encode() + b"\n")
+            head = {
+                "seed": self.seed,
+                "faults": self.faults,
+                "client_faults": self.client_faults,
+            }
+            file.write(json.dumps(head).encode() + b"\n")
             for call in self.calls:
                 file.write(msgspec.json.encode(call) + b"\n")
+
+    def _time(self, at_s: float | None) -> float:
+        return self._clock() if at_s is None else at_s
 
     def _begin(self, call: Call) -> Call:
         with self._lock:
             self.calls.append(call)
         return call
 
-    def _end(self, call: Call, outcome: Outcome) -> None:
+    def _end(self, call: Call, outcome: Outcome, at_s: float | None = None) -> None:
         with self._progress:
-            call.ended_s = self._clock()
+            call.ended_s = self._time(at_s)
             call.outcome = outcome
             if outcome is Outcome.OK:
                 self._answered += 1

@@ -90,6 +90,8 @@ class Calls:
             "group.delete": self._delete_group,
             "group.redeliver": self._redeliver,
             "server": self._server,
+            "join": self._join,
+            "late": self._late,
         }
         self._later: dict[str, Callable[[Asked], Coroutine[None, None, None]]] = {
             "stream.delete": self._delete_stream,
@@ -255,6 +257,7 @@ class Calls:
 
     def _get_meta(self, asked: Asked) -> None:
         params: calls.GetMeta = asked.params
+        check_label("source", params.source)
         asked.reply(self.services.reads.meta(self.beamtime, params.source, params.stream))
 
     async def _delete_stream(self, asked: Asked) -> None:
@@ -356,6 +359,18 @@ class Calls:
         self.services.subscriptions.redeliver(
             self._view(params), params.group, params.ranges, _answer(asked)
         )
+
+    # ------------------------------------------------------------------ joins
+
+    def _join(self, asked: Asked) -> None:
+        params: calls.Join = asked.params
+        self.services.joins.define(
+            self.beamtime, params.source, params.stream, params.inputs, asked.done
+        )
+
+    def _late(self, asked: Asked) -> None:
+        params: calls.Late = asked.params
+        asked.reply(self.services.joins.late(self._view(params), params.limit))
 
 
 def _answer(asked: Asked) -> Callable[[Any], None]:

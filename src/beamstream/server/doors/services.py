@@ -14,6 +14,7 @@ from beamstream.server.auth import Authorizer
 from beamstream.server.beamtimes import Beamtimes
 from beamstream.server.delivery import Deliveries
 from beamstream.server.ingest import Ingest
+from beamstream.server.joins import Joins
 from beamstream.server.payloads import Payloads
 from beamstream.server.puts import Puts
 from beamstream.server.reads import Reads
@@ -60,6 +61,7 @@ class Services:
         logs: SegmentLogs,
         puts: Puts,
         subscriptions: Subscriptions,
+        joins: Joins,
         shared: SharedMemory,
         disk_free: Callable[[], int],
         connections: Callable[[], int],
@@ -81,6 +83,7 @@ class Services:
         self.logs = logs
         self.puts = puts
         self.subscriptions = subscriptions
+        self.joins = joins
         self.shared = shared
         self.disk_free = disk_free
         self.connections = connections
