@@ -49,7 +49,9 @@ def put(
     node: Node = ANY_NODE,
     json: Json = False,
 ) -> None:
-    """Measure how fast messages are taken, and how soon receipts come.
+    """Measure how fast messages are taken.
+
+    And how soon receipts come while as much as possible is on its way.
 
     $ beamstream bench put --size 4MiB --clients 2
     """
@@ -72,7 +74,9 @@ def get(
     node: Node = ANY_NODE,
     json: Json = False,
 ) -> None:
-    """Measure how fast messages are handed to a group: each to one of its members.
+    """Measure how fast messages are handed out.
+
+    The clients are members of one group: each message goes to one of them.
 
     $ beamstream bench get --size 100k --clients 2
     """
@@ -104,7 +108,9 @@ def latency(
     node: Node = ANY_NODE,
     json: Json = False,
 ) -> None:
-    """Measure the time from sending a message to having it read.
+    """Measure the time from sending to having read.
+
+    Messages go at an even rate, and are read as they come.
 
     $ beamstream bench latency --size 2M --rate 200
     """

@@ -37,7 +37,7 @@ def ls(
     node: Node = ANY_NODE,
     json: Json = False,
 ) -> None:
-    """List groups: how far each is behind, and for how long.
+    """List groups and how far each is behind.
 
     $ beamstream group ls eiger/scan1
     """
@@ -71,7 +71,7 @@ def ls(
 
 @app.command
 def info(address: Address, group: Name, /, *, node: Node = ANY_NODE, json: Json = False) -> None:
-    """Tell how far a group is in a stream, and who its members are.
+    """Tell how far a group is.
 
     $ beamstream group info eiger/scan1 azint
     """
@@ -94,9 +94,10 @@ def seek(
     node: Node = ANY_NODE,
     json: Json = False,
 ) -> int:
-    """Move a group, for all its members: what lies behind the place is read (again).
+    """Move a group to another place.
 
-    Without --yes it only shows where the group is and what would change.
+    For all its members: what lies behind the place is read (again). Without --yes it only shows
+    where the group is and what would change.
 
     $ beamstream group seek eiger/scan1 azint --to begin --yes
     """
@@ -160,9 +161,9 @@ def dead(
     node: Node = ANY_NODE,
     json: Json = False,
 ) -> int:
-    """List messages that were delivered as often as allowed, and never acknowledged.
+    """List dead messages.
 
-    Exit status 1 if there are any.
+    They were delivered as often as allowed, and never acknowledged. Exit status 1 if there are any.
 
     $ beamstream group dead eiger/scan1 azint
     """
@@ -190,7 +191,9 @@ def redeliver(
     node: Node = ANY_NODE,
     json: Json = False,
 ) -> None:
-    """Offer dead messages again: all, or those of a range of ids.
+    """Offer dead messages again.
+
+    All of them, or those of a range of ids.
 
     $ beamstream group redeliver 'eiger/scan1[17]' azint
     """
@@ -222,9 +225,9 @@ def rm(
     node: Node = ANY_NODE,
     json: Json = False,
 ) -> int:
-    """Forget a group in a stream; its name begins anew.
+    """Forget a group in a stream.
 
-    Without --yes it only shows what it would do.
+    Its name begins anew. Without --yes it only shows what it would do.
 
     $ beamstream group rm eiger/scan1 azint --yes
     """

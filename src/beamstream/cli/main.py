@@ -35,18 +35,23 @@ COMMANDS: Final = (
 )
 """Name, where it is, what it does: nothing is imported before it is asked for."""
 
-app = App(
-    name="beamstream",
-    help="Streaming for photon science: detectors push frames in, programs take them out.",
-    version=__version__,
-    help_format="plaintext",
-    help_formatter="plain",
-    # Errors become one line of ours, and Ctrl-C an exit status of ours.
-    suppress_keyboard_interrupt=False,
-    result_action="return_value",
-)
-for _order, (_name, _where, _help) in enumerate(COMMANDS):
-    app.command(f"beamstream.cli.{_where}", name=_name, help=_help, sort_key=_order)
+
+def make_app(asked: str = "") -> App:
+    """The command line; the command that is `asked` for is loaded and helps with its own words."""
+    app = App(
+        name="beamstream",
+        help="Streaming for photon science: detectors push frames in, programs take them out.",
+        version=__version__,
+        help_format="plaintext",
+        help_formatter="plain",
+        # Errors become one line of ours, and Ctrl-C an exit status of ours.
+        suppress_keyboard_interrupt=False,
+        result_action="return_value",
+    )
+    for order, (name, where, does) in enumerate(COMMANDS):
+        what = None if name == asked else does
+        app.command(f"beamstream.cli.{where}", name=name, help=what, sort_key=order)
+    return app
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if arguments is None else arguments
     try:
-        result = app(
+        result = make_app(words[0] if words else "")(
             # To the parser a lone "-" is an option that lost its name.
             [STDIO if word == "-" else word for word in words],
             exit_on_error=False,

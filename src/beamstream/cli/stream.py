@@ -68,7 +68,9 @@ def ls(
 
 @app.command
 def info(address: Address, /, *, node: Node = ANY_NODE, json: Json = False) -> None:
-    """Tell what is known of a stream: counts, times, its end, its metadata and its last message.
+    """Tell what is known of a stream.
+
+    Counts, times, its end, its metadata and its last message.
 
     $ beamstream stream info eiger/scan1
     """
@@ -99,7 +101,10 @@ def gaps(
     node: Node = ANY_NODE,
     json: Json = False,
 ) -> int:
-    """List ids that are missing below the largest, as ranges; exit status 1 if there are any.
+    """List missing ids.
+
+    Those below the largest that are neither there nor skipped, as ranges; exit status 1 if there
+    are any.
 
     $ beamstream stream gaps eiger/scan1
     """
@@ -127,10 +132,10 @@ def verify(
     node: Node = ANY_NODE,
     json: Json = False,
 ) -> int:
-    """Have the node read payloads back and compare them with their checksums.
+    """Compare payloads with their checksums.
 
-    What is damaged is listed; exit status 1 if there is any. Payloads that were kept in memory only
-    and are gone are counted, not listed.
+    The node reads them back. What is damaged is listed; exit status 1 if there is any. Payloads
+    that were kept in memory only and are gone are counted, not listed.
 
     $ beamstream stream verify 'eiger/scan1[1000:2000]'
     """
@@ -184,8 +189,9 @@ def rm(
     node: Node = ANY_NODE,
     json: Json = False,
 ) -> int:
-    """Forget a stream: its records, groups and metadata; with --files the files written for it.
+    """Forget a stream.
 
+    Its records, groups and metadata; with --files also the files that the node wrote for it.
     Without --yes it only shows what it would do.
 
     $ beamstream stream rm eiger/scan1 --files --yes

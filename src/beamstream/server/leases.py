@@ -11,6 +11,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Collection, Hashable, Iterator
 
+import msgspec
+
 from beamstream.store.ranges import RangeSet
 
 NEVER = float("inf")
@@ -56,6 +58,56 @@ class Run(Pending):
         super().__init__(due, count, attempts, tag, since)
         self.left = left
         self.owner = owner
+
+
+class Terms(msgspec.Struct, frozen=True, gc=False):
+    """How a reader wants to be handed messages with a lease.
+
+    Parameters
+    ----------
+    seconds : the lease; what is not acknowledged by then is offered again.
+    redeliveries : how often at most; 0 for no limit.
+    """
+
+    seconds: float
+    redeliveries: int
+
+
+class Hold(msgspec.Struct, frozen=True, gc=False):
+    """How a member of the native lane is handed stretches of messages.
+
+    Parameters
+    ----------
+    owner : who holds the lease, also when it comes again by another connection.
+    seconds : the lease; 0: the messages are done when they are handed out.
+    attempts : deliveries of one message before it is dead; 0 for no limit.
+    """
+
+    owner: Hashable
+    seconds: float
+    attempts: int = 0
+
+
+class Lease(msgspec.Struct, frozen=True, gc=False):
+    """The messages `lo` … `hi` - 1, handed out together, each for the `count`-th time."""
+
+    lo: int
+    hi: int
+    tag: int
+    count: int = 1
+
+
+class Delivery(msgspec.Struct, frozen=True, gc=False):
+    """One message handed to one member.
+
+    `tag` tells this delivery from all others (0 without a lease); `count` is 1 for the first one.
+    `undo` is what was pending before, to be restored when the member never got it.
+    """
+
+    seq: int
+    tag: int
+    count: int
+    undo: Pending | None
 
 
 class Leases:

@@ -159,7 +159,7 @@ class Node:
         )
         self._stats = Stats()
         self._streams = Streams(self._catalog)
-        self._logs = SegmentLogs(folder.segments, _referenced)
+        self._logs = SegmentLogs(folder.segments, self._catalog.segment_end)
         self._commits = Commits(self._catalog, loop, self._marks, self._logs.prepare)
         self._maintenance = Maintenance(self._catalog, self._commits)
         self._threads = ThreadPoolExecutor(limits.FILE_THREADS, "files")
@@ -396,11 +396,6 @@ class Node:
         self._catalog.close()
         self._roots.close()
         self._registry.close()
-
-
-def _referenced(beamtime: str, segment: int) -> int:
-    """Nothing is known of torn segments but what is in them."""
-    return 0
 
 
 def _tls(settings: Settings) -> ssl.SSLContext | None:

@@ -367,7 +367,7 @@ class Subscriptions(GroupCalls):
         for desk, acks in waiting.items():
             view = desk.view
             batch: list[ops.Ack] = []
-            if acks.ranges and not desk.private and not view.gone:
+            if acks.ranges and not (desk.private or view.gone or view.deleting):
                 ranges, now_ns = acks.ranges.to_tuple(), self.hall.wall_ns()
                 batch = [ops.Ack(desk.name, view.source, view.name, ranges, now_ns=now_ns)]
             if desk.private:

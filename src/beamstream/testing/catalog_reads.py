@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+import msgspec
 import pytest
 
 from beamstream.errors import TimedOut
@@ -111,6 +112,18 @@ class ReadTests:
             one(catalog, op, Stored)
         sets = info(catalog, "sets").no
         assert catalog.gaps(BT, sets, 1, 2**64, 9) == ((1, 2), (3, 2**63 - 1))
+
+    def test_the_end_of_a_segment(self, catalog: Catalog) -> None:
+        assert catalog.segment_end(BT, 4) == catalog.segment_end("nothing", 4) == 0
+        for n, (place, segment, position) in enumerate(
+            [(3, 4, 100), (3, 4, 900), (3, 5, 5000), (1, 4, 7000)], 1
+        ):
+            op = msgspec.structs.replace(
+                put(n), place=place, segment=segment, position=position, size=50
+            )
+            one(catalog, op, Stored)
+        ends = [catalog.segment_end(BT, segment) for segment in (3, 4, 5)]
+        assert ends == [0, 950, 5050]
 
     def test_seqs_above_an_id(self, catalog: Catalog) -> None:
         store(catalog, 1, 2, 5)

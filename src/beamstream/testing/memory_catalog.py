@@ -156,6 +156,18 @@ class MemoryCatalog(Catalog):
             named = self._named(beamtime, source, stream)
             return max(named.sent.get(producer, ()) if named else (), default=0)
 
+    def segment_end(self, beamtime: str, segment: int) -> int:
+        with self._lock:
+            state = self._beamtimes.get(beamtime)
+            ends = (
+                record.position + record.size
+                for stream in (state.streams.values() if state else ())
+                for entry in stream.entries
+                for record in entry.records.values()
+                if record.place == 3 and record.segment == segment
+            )
+            return max(ends, default=0)
+
     def file(self, beamtime: str, name: str) -> tuple[str, str, Record] | None:
         with self._lock:
             state = self._beamtimes.get(beamtime)

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from beamstream._version import __version__
-from beamstream.client.native import places
+from beamstream.client.native import arenas, places
 from beamstream.client.native.link import Link
 from beamstream.client.native.session import Asked
 from beamstream.client.native.stream import Source, Stream
@@ -194,6 +194,7 @@ def connect(
         instance=instance or f"{socket.gethostname()}:{os.getpid()}",
         step=step,
         client=f"beamstream/{__version__} python/{platform.python_version()}",
+        machine=arenas.machine(os.environ),
     )
     link = Link(hello, finder.dial, patience_s=patience, verify=verify)
     link.start(timeout)

@@ -93,7 +93,7 @@ class Lease:
 class Arrived:
     """Messages that came in one frame."""
 
-    __slots__ = ("batch", "body", "lease", "lost", "offsets", "source", "stream")
+    __slots__ = ("batch", "body", "lease", "lost", "offsets", "source", "stream", "views")
 
     def __init__(
         self,
@@ -103,13 +103,16 @@ class Arrived:
         body: memoryview,
         lease: Lease | None,
         damaged: dict[int, Error],
+        views: list[memoryview] | None = None,
     ) -> None:
         self.source = source
         self.stream = stream
         self.batch = batch
         self.body = body
         self.lease = lease
-        self.offsets = batch.offsets() if batch.payloads else []
+        self.views = views
+        """Payloads in shared memory."""
+        self.offsets = batch.offsets() if batch.payloads and batch.places is None else []
         self.lost = damaged
         for gone in batch.lost:
             self.lost[gone.index] = fault(gone.code, gone.message, gone.hint)
@@ -149,6 +152,8 @@ class Arrived:
         if self.lost and index in self.lost:
             error = self.lost[index]
             raise type(error)(error.message, hint=error.hint)
+        if self.views is not None:
+            return self.views[index]
         if not self.offsets:
             raise DataLost(
                 f"message {self.seq(0)} of stream {self.stream!r} came without payload",
@@ -255,14 +260,19 @@ class Incoming:
     # ------------------------------------------------------------------ receiving
 
     def deliver(
-        self, frame: Deliver, body: memoryview, damaged: dict[int, Error], now: float
+        self,
+        frame: Deliver,
+        body: memoryview,
+        damaged: dict[int, Error],
+        now: float,
+        views: list[memoryview] | None = None,
     ) -> None:
         key = self._refs.get(frame.ref)
         if key is None:
             return
         self.opened = True
         lease = self._lease(key, frame, now) if frame.tag else None
-        arrived = Arrived(*key, frame.batch, body, lease, damaged)
+        arrived = Arrived(*key, frame.batch, body, lease, damaged, views)
         if lease is not None:
             lease.left = spans.merged([*lease.left, *arrived.spans()])
         self._queue.append(arrived)
@@ -483,6 +493,33 @@ class Incoming:
     @property
     def all_confirmed(self) -> bool:
         return not (self._acks or self._nacks or self._unconfirmed)
+
+    def leave(self, unseen: Arrived | None, seen: int) -> None:
+        """Give back what is not acknowledged.
+
+        What its reader has seen counts as an attempt, and is refused; what he has not seen goes
+        with the subscription.
+
+        Parameters
+        ----------
+        unseen, seen : a run of which only the first `seen` items were looked at.
+        """
+        waiting: dict[Lease, Spans] = {}
+        for item in self._queue:
+            if isinstance(item, Arrived) and item.lease is not None:
+                waiting.setdefault(item.lease, []).extend(item.spans())
+        if unseen is not None and unseen.lease is not None:
+            rest = spans.of_numbers(unseen.seq(item) for item in range(seen, unseen.items))
+            waiting.setdefault(unseen.lease, []).extend(rest)
+        for owner, lo, hi in self._acks:
+            waiting.setdefault(owner, []).append((lo, hi))
+        for told in self._unconfirmed.values():
+            for owner, found in told:
+                waiting.setdefault(owner, []).extend(found)
+        for lease in self._leases.values():
+            left = spans.without(lease.left, spans.merged(waiting.get(lease, [])))
+            if left:
+                self._nacks.append((lease, left, 0.0, True))
 
     # ------------------------------------------------------------------ leases
 

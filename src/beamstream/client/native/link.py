@@ -19,13 +19,15 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Final
 
+from beamstream.client.native.arenas import LifeLine
 from beamstream.client.native.buffers import Buffers
-from beamstream.client.native.incoming import Incoming
+from beamstream.client.native.incoming import Arrived, Incoming
 from beamstream.client.native.receiving import Receiver
 from beamstream.client.native.session import Session, State
 from beamstream.client.native.transport import Transport
-from beamstream.errors import ConnectionLost, Error, LocalProtocolError, TimedOut
-from beamstream.wire.native.frames import Hello, Ping
+from beamstream.errors import ConnectionLost, DataLost, Error, LocalProtocolError, TimedOut
+from beamstream.wire.native.batches import Batch, Place
+from beamstream.wire.native.frames import Deliver, Hello, Ping, Welcome
 
 QUIET_S: Final = 10.0
 """Nothing received for so long while something is awaited: the node is asked for a sign of life."""
@@ -59,6 +61,10 @@ class Link:
         self._patience_s = patience_s
         self._verify = verify
         self._send_lock = threading.Lock()
+        self.line: LifeLine | None = None
+        """To the memory of the node, when it is on this machine."""
+        self._node: tuple[int, int, str] | None = None
+        self._may_write = False
         self._transport: Transport | None = None
         self._closing = threading.Event()
         # Its put may be called from anywhere, a destructor amid another call of it included.
@@ -124,6 +130,8 @@ class Link:
         for thread in self._threads:
             if thread.is_alive() and thread is not threading.current_thread():
                 thread.join(5.0)
+        if self.line is not None:
+            self.line.close()
         _links.discard(self)
 
     @property
@@ -193,10 +201,10 @@ class Link:
             self._woken = True
             self._wake.put(call)
 
-    def leave(self, reader: Incoming) -> None:
-        """Unsubscribe."""
+    def leave(self, reader: Incoming, run: Arrived | None, seen: int) -> None:
+        """Unsubscribe; see `Session.close_reader`."""
         with self.lock:
-            self.session.close_reader(reader, time.monotonic())
+            self.session.close_reader(reader, time.monotonic(), run, seen)
 
     def _send_due(self) -> None:
         while not self._closing.is_set():
@@ -267,6 +275,32 @@ class Link:
                 backoff = min(max(2 * backoff, BACKOFF_S), BACKOFF_MAX_S)
                 self._closing.wait(backoff * random.uniform(0.5, 1.0))  # noqa: S311
 
+    def _share(self, welcome: Welcome) -> None:
+        """Get at the memory of the node, if it is on this machine."""
+        node = (welcome.node, welcome.boot, welcome.arenas)
+        line = self.line
+        if line is not None and (node != self._node or line.broken):
+            line.close()
+            line = None
+        if line is None and welcome.arenas:
+            line = LifeLine.connect(welcome.arenas, self.session.hello.session, self.wake)
+        self._node = node
+        self._may_write = line is not None and bool({"write", "writeraw"} & set(welcome.access))
+        with self.lock:
+            self.line = self.session.line = line
+
+    def _look(
+        self, batch: Batch, places: tuple[Place, ...], damaged: dict[int, Error]
+    ) -> list[memoryview] | None:
+        """Payloads where they lie in the node's memory."""
+        try:
+            if self.line is None:
+                raise DataLost("the node has sent no payloads, and its memory is out of reach")
+            return self.line.views(places, batch.sizes)
+        except DataLost as error:
+            damaged.update(dict.fromkeys(range(batch.count), error))
+            return None
+
     def _give_up(self, error: Error) -> None:
         with self.lock:
             self.session.fail(error)
@@ -290,12 +324,18 @@ class Link:
                     break
                 now = self._received_at = time.monotonic()
                 frame, body, damaged = arrived
+                views = None
+                if isinstance(frame, Deliver) and frame.batch.places is not None:
+                    views = self._look(frame.batch, frame.batch.places, damaged)
+                elif isinstance(frame, Welcome):
+                    self._share(frame)
                 with self.lock:
-                    self.session.receive(frame, body, now, damaged)
+                    self.session.receive(frame, body, now, damaged, views)
                     due = self.session.due(now)
                     was_up = was_up or self.session.state is State.UP
+                    self.session.lending.enabled = self._may_write
                 # Whoever has the frame may let go of its memory while we wait for the next one.
-                del frame, body, damaged, arrived
+                del frame, body, damaged, views, arrived
                 if due:
                     self.wake()
                 if self.session.state is State.OVER:

@@ -12,8 +12,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import msgspec
+
 from beamstream import limits
 from beamstream.client.native.faults import fault
+from beamstream.client.native.lending import Piece
 from beamstream.errors import BadInput, Error
 from beamstream.wire.native.frames import CloseWriter, Failed, OpenWriter, Put, Receipt
 
@@ -62,6 +65,7 @@ class Run:
         "left",
         "listeners",
         "nbytes",
+        "piece",
         "put",
         "tries",
         "whole",
@@ -75,6 +79,8 @@ class Run:
         """Messages whose fate is not known."""
         self.put: Put | None = None
         self.buffers: Sequence[Buffer] = ()
+        self.piece: Piece | None = None
+        """The memory of the node that its payload is in."""
         self.whole: Fate | None = None
         self.fates: list[Fate | None] | None = None
         self.tries = 0
@@ -258,6 +264,10 @@ class Outgoing:
         """The connection is gone: all without a receipt is to be sent again, in order."""
         self._ready.extendleft(reversed(self._sent))
         self._sent.clear()
+        for run in self._ready:
+            if run.put is not None and run.put.place is not None:
+                # The node has forgotten what it had granted: it goes by the socket.
+                run.put = msgspec.structs.replace(run.put, place=None)
 
     def close(self) -> CloseWriter:
         return CloseWriter(self.opening.channel)
@@ -302,6 +312,9 @@ class Outgoing:
                 if not run.left:
                     self.nbytes -= run.nbytes
                     run.buffers = ()
+                    if run.piece is not None:
+                        run.piece.release()
+                        run.piece = None
                 listeners += run.listeners
         while self._sent and not self._sent[0].left:
             self._sent.popleft()

@@ -15,14 +15,15 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 import xxhash
 
 from beamstream import limits
 from beamstream.client.native.faults import fault
-from beamstream.client.native.incoming import Incoming
+from beamstream.client.native.incoming import Arrived, Incoming
+from beamstream.client.native.lending import Lending
 from beamstream.client.native.outgoing import SMALL_NBYTES, Buffer, Fate, Outgoing, Run
 from beamstream.errors import BadInput, ConnectionLost, Error, LocalProtocolError, TooMany
 from beamstream.wire.native import calls, frames
@@ -36,6 +37,8 @@ from beamstream.wire.native.frames import (
     Frame,
     Gap,
     Goodbye,
+    Grant,
+    HeldPins,
     Hello,
     OpenWriter,
     Ping,
@@ -44,6 +47,7 @@ from beamstream.wire.native.frames import (
     Reply,
     StreamOpened,
     Subscribe,
+    Unpin,
     Unsubscribe,
     Welcome,
 )
@@ -56,6 +60,16 @@ Listener = Callable[[], None]
 
 def nobody() -> None:
     """Listens to nothing."""
+
+
+class LifeLine(Protocol):
+    """What a session needs to know of views of shared memory (`arenas.LifeLine`)."""
+
+    def held(self) -> tuple[int, ...]: ...
+
+    def due_at(self) -> float | None: ...
+
+    def take_gone(self) -> tuple[int, ...]: ...
 
 
 class State(enum.Enum):
@@ -112,6 +126,8 @@ class Session:
         self._number = 0
         self._goodbye: Goodbye | None = None
         self._turn: deque[Outgoing] = deque()
+        self.lending = Lending()
+        self.line: LifeLine | None = None
 
     # ------------------------------------------------------------------ connection
 
@@ -128,6 +144,7 @@ class Session:
         was_up = self.state is State.UP
         self.state = State.DOWN
         self._control.clear()
+        self.lending.lost()
         for writer in self._writers.values():
             writer.lost()
         for reader in self._readers.values():
@@ -160,6 +177,9 @@ class Session:
         if self.state is not State.GREETING:
             raise LocalProtocolError("the node said welcome twice")
         self.welcome, self.state = frame, State.UP
+        if self.line is not None:
+            self.line.take_gone()
+            self._control.append(HeldPins(self.line.held()))
         for writer in self._writers.values():
             writer.batch_max = max(1, min(frame.batch_max, limits.NATIVE_BATCH_MAX))
             writer.window_nbytes = frame.window_nbytes
@@ -192,6 +212,7 @@ class Session:
     def close_writer(self, writer: Outgoing) -> None:
         if self._writers.pop(writer.opening.channel, None) is not None:
             self._turn.remove(writer)
+            self.lending.close(writer.opening.channel)
             self._say(writer.close())
 
     def open_reader(
@@ -206,8 +227,12 @@ class Session:
             self._control.append(reader.subscribe(now))
         return reader
 
-    def close_reader(self, reader: Incoming, now: float) -> None:
+    def close_reader(
+        self, reader: Incoming, now: float, run: Arrived | None = None, seen: int = 0
+    ) -> None:
+        """End a subscription; of `run`, the one in hand, the first `seen` items were looked at."""
         if self._readers.pop(reader.asked.channel, None) is not None and self.state is State.UP:
+            reader.leave(run, seen)
             self._control.extend(reader.tell(now, self.next_number, all_of_it=True))
             self._control.append(Unsubscribe(reader.asked.channel))
 
@@ -270,6 +295,8 @@ class Session:
             return True
         if self.state is not State.UP:
             return False
+        if self.line is not None and (self.line.due_at() or now + 1) <= now:
+            return True
         for writer in self._turn:
             if writer.due(now):
                 return True
@@ -285,11 +312,14 @@ class Session:
             return None
         times = [writer.due_at() for writer in self._turn]
         times += [reader.due_at() for reader in self._readers.values()]
+        if self.line is not None:
+            times.append(self.line.due_at())
         return min((at for at in times if at is not None), default=None)
 
     def take(self, now: float) -> list[Buffer] | None:
         """The next thing to send, as buffers; None when there is nothing."""
         if self.state is State.UP:
+            self._let_go(now)
             for reader in self._readers.values():
                 at = reader.due_at()
                 if at is not None and at <= now:
@@ -305,8 +335,16 @@ class Session:
             self._turn.rotate(-1)
             while (run := writer.take(now)) is not None:
                 if self._unchanged(writer, run) and run.put is not None:
+                    if run.put.place is not None:
+                        return [frames.encode(run.put)]
                     return [frames.encode(run.put, run.nbytes), *run.buffers]
         return None
+
+    def _let_go(self, now: float) -> None:
+        """Tell the node of shared memory that nobody looks at any more."""
+        at = self.line.due_at() if self.line is not None else None
+        if self.line is not None and at is not None and (at <= now or self._control):
+            self._control.append(Unpin(self.line.take_gone()))
 
     def _unchanged(self, writer: Outgoing, run: Run) -> bool:
         """What is sent again must be what was sent before; the node may have stored that."""
@@ -340,14 +378,25 @@ class Session:
     # ------------------------------------------------------------------ receiving
 
     def receive(
-        self, frame: Frame, body: memoryview, now: float, damaged: dict[int, Error] | None = None
+        self,
+        frame: Frame,
+        body: memoryview,
+        now: float,
+        damaged: dict[int, Error] | None = None,
+        views: list[memoryview] | None = None,
     ) -> None:
-        """Take a frame and its body; `damaged` are payloads that are not as they were sent."""
+        """Take a frame and its body.
+
+        Parameters
+        ----------
+        damaged : payloads that are not as they were sent.
+        views : payloads that are in shared memory.
+        """
         match frame:
             case Deliver():
                 reader = self._readers.get(frame.channel)
                 if reader is not None:
-                    reader.deliver(frame, body, damaged or {}, now)
+                    reader.deliver(frame, body, damaged or {}, now, views)
             case Receipt():
                 writer = self._writers.get(frame.channel)
                 if writer is not None:
@@ -364,6 +413,8 @@ class Session:
                 self._told(frame)
             case Welcome():
                 self._greeted(frame, now)
+            case Grant():
+                self._granted(frame, now)
             case Goodbye():
                 self._said_goodbye(frame)
             case Ping():
@@ -373,6 +424,12 @@ class Session:
                 self.listener()
             case _:
                 pass
+
+    def _granted(self, frame: Grant, now: float) -> None:
+        self._control.extend(self.lending.granted(frame, now))
+        writer = self._writers.get(frame.channel)
+        if writer is not None:
+            writer.listener()
 
     def _told(self, frame: StreamOpened | Gap | End) -> None:
         reader = self._readers.get(frame.channel)

@@ -64,6 +64,8 @@ class Subscription:
         self._changed = threading.Condition(link.lock)
         self._messages: Iterator[Message | DatasetMessage] = iter(())
         self._arrived: Arrived | None = None
+        """The run in hand, of which `_seen` items were handed out."""
+        self._seen = 0
         self._hand: Message | DatasetMessage | None = None
         self._closed = False
         self._warned = False
@@ -114,6 +116,7 @@ class Subscription:
             if lease is None or (lease.alive and time.monotonic() < lease.until):
                 for message in self._messages:
                     self._hand = message
+                    self._seen += 1
                     return message
             self._arrived, self._messages = None, iter(())
         return self._open(self._next())
@@ -122,7 +125,7 @@ class Subscription:
         if not isinstance(item, Arrived):
             return item
         self._arrived, self._messages = item, each(Columns(item), self)
-        self._hand = next(self._messages)
+        self._hand, self._seen = next(self._messages), 1
         return self._hand
 
     def batches(self) -> Iterator[Batch]:
@@ -150,7 +153,7 @@ class Subscription:
     def _open_batch(self, item: Arrived | Gap | None) -> Batch | None:
         if not isinstance(item, Arrived):
             return None
-        self._arrived = item
+        self._arrived, self._seen = item, item.items
         return Batch(item, self)
 
     def _next(self) -> Arrived | Gap | None:
@@ -320,8 +323,8 @@ class Subscription:
         self._closed = True
         if self._link.forked:
             return
+        self._link.leave(self._incoming, self._arrived, self._seen)
         with self._link.lock:
-            self._link.session.close_reader(self._incoming, time.monotonic())
             self._changed.notify_all()
             self._incoming.listener()
         self._flush()
@@ -342,6 +345,6 @@ class Subscription:
             return
         # A destructor may run anywhere, with any lock held: another thread has to do it.
         self._closed = True
-        link, incoming = self._link, self._incoming
+        link, incoming, arrived, seen = self._link, self._incoming, self._arrived, self._seen
         if not link.forked:
-            link.wake(lambda: link.leave(incoming))
+            link.wake(lambda: link.leave(incoming, arrived, seen))

@@ -217,6 +217,12 @@ class Catalog(abc.ABC):
     def producer_position(self, beamtime: str, source: str, stream: str, producer: bytes) -> int:
         """The largest sequence of this producer that is stored; 0 for none."""
 
+    def segment_end(self, beamtime: str, segment: int) -> int:
+        """Where the last payload in this segment ends of which there is a record; 0 for none.
+
+        Looks at all records: it is asked after a crash.
+        """
+
     @abc.abstractmethod
     def file(self, beamtime: str, name: str) -> tuple[str, str, Record] | None:
         """(source, stream, record) of the message whose payload is the file of this name."""

@@ -246,6 +246,10 @@ class SqliteCatalog(Catalog):
         )
         return found
 
+    def segment_end(self, beamtime: str, segment: int) -> int:
+        found: int = self._read(0, sqlite_reads.segment_end, beamtime, segment)
+        return found
+
     def file(self, beamtime: str, name: str) -> tuple[str, str, Record] | None:
         found: tuple[str, str, Record] | None = self._read(None, sqlite_reads.file, beamtime, name)
         return found

@@ -219,6 +219,13 @@ def producer_position(db: apsw.Connection, source: str, stream_name: str, produc
     return found or 0
 
 
+def segment_end(db: apsw.Connection, segment: int) -> int:
+    found: int | None = db.execute(
+        "SELECT max(position + size) FROM message WHERE place = 3 AND segment = ?", (segment,)
+    ).get
+    return found or 0
+
+
 def file(db: apsw.Connection, name: str) -> tuple[str, str, Record] | None:
     row = db.execute(
         f"SELECT s.source, s.name, {RECORD_VALUES.replace(' name,', ' m.name,')} "
