@@ -217,3 +217,17 @@ def test_settings_are_frozen_and_shown_as_they_are_written() -> None:
     assert again == found
     with pytest.raises(AttributeError):
         found.cache_nbytes = 1  # type: ignore[misc]
+
+
+def test_tls_needs_certificate_and_key() -> None:
+    found, _ = load({}, {"BEAMSTREAM_TLS_CERT": "c.pem", "BEAMSTREAM_TLS_KEY": "k.pem"})
+    assert found.tls
+    assert not load({}, {})[0].tls
+    for variable in ("BEAMSTREAM_TLS_CERT", "BEAMSTREAM_TLS_KEY"):
+        with pytest.raises(BadSetting, match="both"):
+            load({}, {variable: "x.pem"})
+
+
+def test_what_clients_read_from_the_environment_is_no_setting() -> None:
+    names = ("URL", "TOKEN", "BEAMTIME", "CONNECT_FILE", "TLS_CA", "SHM")
+    load({}, {f"BEAMSTREAM_{name}": "x" for name in names})

@@ -237,3 +237,47 @@ def test_data_and_talk_go_their_ways(environ: dict[str, str], tmp_path: Path) ->
     )
     assert done.stdout == "ways/a[1]  f  disk\n"
     assert done.stderr == "sent 1 message, 1 B\n"
+
+
+@pytest.mark.system
+def test_a_node_that_goes_away_ends_a_command_soon(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"first")
+    with NodeProcess(tmp_path / "data", cache="64MiB") as node:
+        url, token = node.connect["url"], node.connect["token"]
+        with (
+            connect(url, token=token) as hub,
+            subprocess.Popen(
+                command("put", "f", "-", "away/a", "--url", url, "--token", token),
+                cwd=tmp_path,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            ) as process,
+        ):
+            # It reads its input when the file has been sent, of which a reader is told.
+            assert next(iter(hub.source("away").group("", ack="none"))).id == 1
+            node.kill()
+            out, errors = process.communicate(b"second", timeout=60)
+            hub.close(0.0)
+    assert process.returncode == 3
+    assert out in (b"", b"away/a[1]  f  disk\n")
+    assert errors.startswith(b"beamstream: there is no node at ")
+    assert errors.count(b"\n") == 1
+
+
+@pytest.mark.system
+def test_a_token_that_only_reads(
+    node: NodeProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "f").write_bytes(b"x")
+    file = str(tmp_path / "f")
+    at = ("--url", node.connect["url"], "--token")
+    assert main(["put", file, "rights/a", *at, node.token(access="read,write")]) == 0
+    reader = node.token(access="read")
+    assert main(["put", file, "rights/b", *at, reader]) == 1
+    assert "sent no messages" in capsys.readouterr().err
+    assert main(["stream", "rm", "rights/a", "--yes", *at, reader]) == 1
+    assert main(["get", "rights/a[1]", *at, reader]) == 0
+    assert "rights/a[1]" in capsys.readouterr().out
+    main(["doctor", *at, reader])
+    assert "✓ token: allows read;" in capsys.readouterr().out

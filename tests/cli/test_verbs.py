@@ -191,6 +191,19 @@ def test_images_hold_what_their_format_holds(run: Run, hub: Hub) -> None:
     assert sorted(path.name for path in Path().glob("*far*")) == ["far.tif"]
 
 
+@pytest.mark.parametrize(("out", "package"), [("x.h5", "h5py"), ("x.cbf", "fabio.cbfimage")])
+def test_what_has_to_be_installed_is_told(
+    out: str, package: str, run: Run, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with hub.source("packages").stream(package).writer() as writer:
+        writer.send(frames(1)[0])
+    monkeypatch.setitem(sys.modules, package, None)
+    done = run("get", f"packages/{package}", "-o", out)
+    assert done.status == 1
+    assert "pip install" in done.err
+    assert list(Path().iterdir()) == []
+
+
 def test_arrays_that_do_not_go_together_are_refused(run: Run, hub: Hub) -> None:
     with hub.source("mixed").stream("a").writer() as writer:
         writer.send(np.zeros((2, 2), "u1"))
@@ -199,6 +212,40 @@ def test_arrays_that_do_not_go_together_are_refused(run: Run, hub: Hub) -> None:
     assert done.status == 1
     assert "not one array" in done.err
     assert list(Path().iterdir()) == []
+
+
+def test_a_folder_takes_names_that_are_good_here(run: Run, hub: Hub) -> None:
+    with hub.source("names").stream("a").writer() as writer:
+        for name in ("processed/n/x", "processed/m/x", "processed/n/.profile", ""):
+            writer.send(name.encode(), name=name)
+    written = run("get", "names/a", "-o", "out/").text.split()
+    assert written == ["out/x", "out/a_000002", "out/a_000003", "out/a_000004"]
+    assert Path("out/a_000002").read_bytes() == b"processed/m/x"
+
+
+def test_datasets_come_as_their_parts(run: Run, hub: Hub) -> None:
+    sent = frames(4).reshape(2, 2, 2, 3)
+    with hub.source("datasets").stream("a").writer() as writer:
+        for id, parts in enumerate(sent, 1):
+            for substream, part in enumerate(parts, 1):
+                writer.send(part, {"part": substream}, id=id, substream=substream, of=2)
+    rows = run("get", "datasets/a", "--json").json
+    assert [(row["id"], row["expected"], len(row["parts"])) for row in rows] == [
+        (1, 2, 2),
+        (2, 2, 2),
+    ]
+    assert rows[1]["parts"][0]["meta"] == {"part": 1}
+    assert "2 of 2 parts" in run("get", "datasets/a[1]").text
+    run("get", "datasets/a", "-o", "all.npy")
+    np.testing.assert_array_equal(np.load("all.npy"), sent.reshape(4, 2, 3))
+    pieces = run("get", "datasets/a[2]", "-o", "f.raw").text.split()
+    assert pieces == ["f_000002_1.raw", "f_000002_2.raw"]
+    assert Path("f_000002_2.raw").read_bytes() == sent[1, 1].tobytes()
+    [place] = run("find", "datasets/a", "_id = 2 AND meta.part = 1").text.split()[:1]
+    assert place == "datasets/a[2]"
+    assert "datasets" in run("stream", "info", "datasets/a").text
+    [line] = run("watch", "datasets/a").text.splitlines()
+    assert "head 2" in line
 
 
 def test_files_are_not_replaced(run: Run) -> None:
@@ -462,6 +509,7 @@ def test_bench_measures_and_leaves_nothing(run: Run, hub: Hub) -> None:
         ["put", "f", "a/b[1]"],
         ["put", "f", "a/b", "--meta", "[1]"],
         ["put", "a/b", "--follow", "no-such-folder"],
+        ["put", "f", "a/b", "--level", "safe"],
         ["get", "a"],
         ["get", "a/b[0]"],
         ["get", "a/b[x]"],
@@ -472,6 +520,7 @@ def test_bench_measures_and_leaves_nothing(run: Run, hub: Hub) -> None:
         ["bench", "put", "--size", "huge"],
         ["bench", "put", "--clients", "0"],
         ["bench", "latency", "--rate", "0"],
+        ["bench", "get", "--level", "safe"],
         ["get", "other/a/b", "--beamtime", "demo"],
     ],
 )

@@ -169,7 +169,12 @@ class Client:
     # ------------------------------------------------------------------ what a test does
 
     def subscribe(self, channel: int = 1, **more: Any) -> None:
-        words: dict[str, Any] = {"stream": STREAM, "group": GROUP, "credit_messages": 1000, "batch_max": 100}
+        words: dict[str, Any] = {
+            "stream": STREAM,
+            "group": GROUP,
+            "credit_messages": 1000,
+            "batch_max": 100,
+        }
         words |= {"credit_nbytes": 10**6}
         self.stage.subscriptions.open(
             self, Subscribe(channel, more.pop("source", SOURCE), **(words | more))

@@ -533,6 +533,35 @@ def test_a_reader_that_is_slow_gets_everything(node: NodeProcess, stream: str) -
         assert body == b"".join(payloads)
 
 
+def test_what_is_larger_than_the_cache_comes_in_pieces(wire: NativeWire, stream: str) -> None:
+    """Answers that are sent piece by piece do not mix with other frames, and stop nobody."""
+    wire.open_writer("s", stream)
+    huge = [os.urandom(12 * 2**20) for _ in range(2)]
+    for k, payload in enumerate(huge):
+        wire.put([payload], name=f"processed/{stream}/{k}")
+    wire.put([b"small"] * 100)
+    for number in range(1, 7):
+        params = calls.Fetch(source="s", stream=stream, lo=1 + number % 3, hi=2 + number % 3)
+        wire.send(frames.Call(number, "fetch", calls.encode(params)))
+        wire.send(frames.Ping(number))
+    wire.send(frames.Subscribe(9, "s", stream, "g", credit_messages=200, credit_nbytes=2**30))
+    replies: dict[int, bytes] = {}
+    pongs = 0
+    delivered = b""
+    while len(replies) < 6 or pongs < 6 or len(delivered) < 24 * 2**20 + 500:
+        frame, body = wire.receive()
+        if isinstance(frame, frames.Reply):
+            replies[frame.number] = body
+        elif isinstance(frame, frames.Pong):
+            pongs += 1
+        elif isinstance(frame, frames.Deliver):
+            assert not frame.batch.lost
+            delivered += body
+    wanted = [*huge, b"small"]
+    assert all(replies[number] == wanted[number % 3] for number in range(1, 7))
+    assert delivered == b"".join(huge) + b"small" * 100
+
+
 # ------------------------------------------------------------------------ life of a node
 
 

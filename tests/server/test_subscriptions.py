@@ -5,12 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from stage import BT, GROUP, SOURCE, STREAM, Client, Stage, run
 
 from beamstream import limits
-from beamstream.errors import BadInput, BadName, RemoteProtocolError, StaleLease, TooMany
+from beamstream.errors import (
+    BadInput,
+    BadName,
+    RemoteProtocolError,
+    StaleLease,
+    StorageError,
+    TooMany,
+)
+from beamstream.server import subscriptions
 from beamstream.store import catalog as ops
 from beamstream.wire.native.frames import Credit, Extend, Held, Scope, Start
 
@@ -264,6 +273,25 @@ def test_a_broken_connection_finds_its_leases(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
+def test_a_client_comes_again_before_its_end_is_noticed(tmp_path: Path) -> None:
+    async def test(stage: Stage) -> None:
+        old, new = Client(stage, "a"), Client(stage, "a")
+        old.subscribe(lease_s=100.0)
+        stage.put(count=5)
+        await stage.turns.settle()
+        (got,) = old.take()
+        new.subscribe(held=(Held(SOURCE, STREAM, got.tag, ((1, 6),)),), lease_s=100.0)
+        stage.put(count=5)
+        await stage.turns.settle()
+        assert (old.ids, new.ids) == ([], [6, 7, 8, 9, 10])
+        stage.subscriptions.disconnected(old)
+        await stage.turns.pass_time(limits.NATIVE_RESUME_SECONDS + 1)
+        assert new.ids == [6, 7, 8, 9, 10], "nothing was taken from it"
+        assert await new.ack(got) is None
+
+    run(tmp_path, test)
+
+
 def test_a_node_that_was_restarted_gives_leases_back(tmp_path: Path) -> None:
     async def test(stage: Stage) -> None:
         client = Client(stage, "a")
@@ -468,6 +496,67 @@ def test_new_streams_join_by_themselves(tmp_path: Path) -> None:
         stage.put(count=1, stream="a2")
         await stage.turns.settle()
         assert [(got.stream, got.ids) for got in some.got[2:]] == [("a2", [1])]
+
+    run(tmp_path, test)
+
+
+def test_members_are_told_when_records_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "RECENT_RECORDS_MAX", 0)
+
+    async def test(stage: Stage) -> None:
+        client = Client(stage)
+        client.subscribe()
+        error = StorageError("the disk is gone")
+
+        def fail(*words: object) -> NoReturn:
+            raise error
+
+        monkeypatch.setattr(stage.catalog, "items_by_seq", fail)
+        stage.put(count=1)
+        await stage.turns.settle()
+        assert client.errors == [(1, error)]
+        assert not stage.subscriptions._desks
+        stage.subscriptions.close(client, 1)
+
+    run(tmp_path, test)
+
+
+def test_a_group_that_began_at_the_end_of_nothing_loses_nothing(tmp_path: Path) -> None:
+    async def test(stage: Stage) -> None:
+        client = Client(stage)
+        client.subscribe(start=Start.NEW)
+        stage.put(count=3)
+        await stage.turns.settle()
+        assert client.ids == [1, 2, 3]
+        await stage.restart()
+        again = Client(stage)
+        again.subscribe(start=Start.NEW)
+        await stage.turns.settle()
+        assert again.ids == [1, 2, 3]
+
+    run(tmp_path, test)
+
+
+def test_a_subscription_is_over_so_many_streams(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriptions, "_STREAMS_MAX", 2)
+
+    async def test(stage: Stage) -> None:
+        client, other = Client(stage, "a"), Client(stage, "b")
+        client.subscribe(scope=Scope.SOURCE)
+        for name in ("s1", "s2", "s3"):
+            stage.put(count=1, stream=name)
+        await stage.turns.settle()
+        assert {got.stream for got in client.got} == {"s1", "s2"}
+        assert [channel for channel, _ in client.errors] == [1]
+        with pytest.raises(TooMany):
+            other.subscribe(scope=Scope.SOURCE)
+        other.subscribe(scope=Scope.PATTERN, stream="s3")
+        await stage.turns.settle()
+        assert {got.stream for got in other.got} == {"s3"}
 
     run(tmp_path, test)
 

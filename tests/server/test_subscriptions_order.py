@@ -13,7 +13,7 @@ from stage import GROUP, STREAM, Client, Stage, run
 from beamstream.errors import Conflict, NotFound
 from beamstream.model import Dataset
 from beamstream.wire.native.calls import GroupRow
-from beamstream.wire.native.frames import Gaps, Mode, Start
+from beamstream.wire.native.frames import Ack, Gaps, Mode, Start
 
 ORDERED, NEWEST = Mode.ORDERED, Mode.NEWEST
 
@@ -408,6 +408,30 @@ def test_a_group_is_moved(tmp_path: Path) -> None:
             row = stage.subscriptions.group_row(view, GROUP)
             assert row is not None
             assert (row.position, row.open, row.leased) == (7, 0, 0)
+
+    run(tmp_path, test)
+
+
+def test_what_was_acknowledged_before_a_seek_does_not_undo_it(tmp_path: Path) -> None:
+    async def test(stage: Stage) -> None:
+        client = Client(stage)
+        client.subscribe()
+        stage.put(count=5)
+        await stage.turns.settle()
+        (got,) = client.take()
+        loop = asyncio.get_running_loop()
+        acked: asyncio.Future[object] = loop.create_future()
+        sought: asyncio.Future[object] = loop.create_future()
+        frame = Ack(1, got.ref, got.tag, ((1, 6),), 1)
+        stage.subscriptions.ack(client, frame, acked.set_result)
+        stage.subscriptions.seek(stage.view(), GROUP, "begin", 0, sought.set_result)
+        assert await acked is None
+        assert isinstance(await sought, GroupRow)
+        await stage.restart()
+        again = Client(stage)
+        again.subscribe()
+        await stage.turns.settle()
+        assert again.ids == [1, 2, 3, 4, 5]
 
     run(tmp_path, test)
 

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, Final
 
 from cyclopts import App, Parameter
 
-from beamstream.cli.options import ANY_NODE, Json, Node, Usage
+from beamstream.cli.options import ANY_NODE, Json, Node, Usage, maybe
 from beamstream.cli.terminal import print_json, show_count, show_nbytes, show_span, talk
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ _CLIENTS_MAX: Final = 64
 _END_S: Final = 120.0
 
 Size = Annotated[str, Parameter(help="Of one message: 1k, 4MiB.")]
-Messages = Annotated[int, Parameter(help="Messages of each client; 0: by --seconds.")]
+Messages = Annotated[int, maybe("Messages of each client, in place of --seconds.")]
 Seconds = Annotated[float, Parameter(help="How long to go on.")]
 Clients = Annotated[int, Parameter(help="Programs that work at the same time.")]
 Many = Annotated[int, Parameter(help="Messages sent at once; 1: one by one.")]
-Level = Annotated[str, Parameter(help="cache, os or disk; else as the node is set.")]
+Level = Annotated[str, maybe("cache, os or disk; else as the node is set.")]
 
 
 @app.command
@@ -55,7 +55,7 @@ def put(
 
     $ beamstream bench put --size 4MiB --clients 2
     """
-    nbytes = _checked(size, messages, seconds, clients, batch)
+    nbytes = _checked(size, messages, seconds, clients, batch, level)
     with _stream(node) as (there, stream):
         task = _task(
             node, there, "put", stream, nbytes, messages, seconds, batch=batch, level=level
@@ -68,7 +68,7 @@ def put(
 def get(
     *,
     size: Size = "1M",
-    messages: Annotated[int, Parameter(help="Messages in all; 0: 256 MiB of them.")] = 0,
+    messages: Annotated[int, maybe("Messages in all; else 256 MiB of them.")] = 0,
     clients: Clients = 1,
     level: Level = "",
     node: Node = ANY_NODE,
@@ -82,7 +82,7 @@ def get(
     """
     from dataclasses import replace
 
-    nbytes = _checked(size, messages, 1.0, clients, 1)
+    nbytes = _checked(size, messages, 1.0, clients, 1, level)
     count = messages or max(min(_FILL_NBYTES // max(nbytes, 1), _FILL_MESSAGES), 1)
     with _stream(node) as (there, stream):
         batch = max(min(_FILL_NBYTES // 16 // max(nbytes, 1), 1000, count), 1)
@@ -114,7 +114,7 @@ def latency(
 
     $ beamstream bench latency --size 2M --rate 200
     """
-    nbytes = _checked(size, messages, seconds, 1, 1)
+    nbytes = _checked(size, messages, seconds, 1, 1, level)
     if not 0 < rate <= 1e6:
         raise Usage(f"a rate of {rate:g} messages per second is not possible")
     with _stream(node) as (there, stream):
@@ -125,9 +125,10 @@ def latency(
     _show("latency", figures, "sent to read", json=json)
 
 
-def _checked(size: str, messages: int, seconds: float, clients: int, batch: int) -> int:
+def _checked(size: str, messages: int, seconds: float, clients: int, batch: int, level: str) -> int:
     """The size in bytes, if all of it is possible."""
     from beamstream import limits
+    from beamstream.cli import remote
     from beamstream.errors import BadSetting
     from beamstream.settings_values import parse_size
 
@@ -135,6 +136,7 @@ def _checked(size: str, messages: int, seconds: float, clients: int, batch: int)
         nbytes = parse_size(size)
     except BadSetting as error:
         raise Usage(error.message, hint=error.hint) from None
+    remote.level_of(level)
     if nbytes * batch > limits.PAYLOAD_NBYTES_MAX:
         raise Usage(f"{batch} messages of {size} are more than one frame takes")
     if not (messages >= 0 and 0 < seconds <= 86_400 and batch >= 1):
@@ -159,10 +161,7 @@ def _task(
 ) -> Task:
     from beamstream.cli.bench_client import Task
     from beamstream.client.native.places import find_access
-    from beamstream.client.native.writer import to_level
 
-    if level:
-        to_level(level)
     access = find_access(node.url, node.beamtime, node.token, os.environ)
     return Task(
         verb=verb,

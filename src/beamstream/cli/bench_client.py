@@ -33,6 +33,8 @@ _SAMPLE: Final = 50
 
 _STAMP: Final = struct.Struct("<d")
 _END_S: Final = 30.0
+_PATIENCE_S: Final = 5.0
+"""Figures of a bench that waited for its node tell nothing."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,13 @@ def main() -> int:
     task = Task(**json.loads(sys.stdin.readline()))
     from beamstream.client.native.hub import connect
 
-    with connect(task.url, token=task.token, beamtime=task.beamtime, step="bench") as hub:
+    with connect(
+        task.url,
+        token=task.token,
+        beamtime=task.beamtime,
+        patience=_PATIENCE_S,
+        step="bench",
+    ) as hub:
         stream = hub.source(task.source).stream(task.stream)
         # What is made at the first use is not part of the work.
         stream.info()

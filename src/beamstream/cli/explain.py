@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from cyclopts import Parameter
-
-from beamstream.cli.options import Json
+from beamstream.cli.options import Json, maybe
 from beamstream.cli.terminal import print_facts, print_json, print_rows
 from beamstream.errors import Error, NotFound
 
 
 def explain(
-    code: Annotated[str, Parameter(help="E401, or IdConflict; without it: all.")] = "",
+    code: Annotated[str, maybe("E401, or IdConflict; without it: all.")] = "",
     /,
     *,
     json: Json = False,

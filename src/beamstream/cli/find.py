@@ -24,11 +24,6 @@ def find(
     The first column is an address that `beamstream get` takes.
 
     $ beamstream find 'eiger/scan*' 'meta.energy_eV > 12000'
-
-    Parameters
-    ----------
-    query
-        In the language of searches: comparisons, AND, OR, LIKE, REGEXP.
     """
     from beamstream.cli import remote
     from beamstream.wire.address import Address

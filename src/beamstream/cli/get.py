@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from beamstream.cli.options import ANY_NODE, Json, Node, Usage
+from beamstream.cli.options import ANY_NODE, Json, Node, Usage, flag
 from beamstream.cli.terminal import FAILED, STDIO, plain, plural, print_json, talk
 
 if TYPE_CHECKING:
@@ -22,16 +22,21 @@ def get(
     *,
     out: Annotated[
         str,
-        Parameter(name=["--out", "-o"], help="FILE.h5, .npy, .tif, .cbf; FOLDER/; - for bytes."),
+        Parameter(
+            name=["--out", "-o"],
+            help="FILE.h5, .npy, .tif, .cbf; FOLDER/; - for bytes.",
+            show_default=False,
+        ),
     ] = "",
-    force: Annotated[bool, Parameter(negative="", help="Replace files.")] = False,
+    force: Annotated[bool, flag("Replace files.")] = False,
     node: Node = ANY_NODE,
     json: Json = False,
 ) -> int:
     """Write messages into files; without -o list them.
 
-    .npy and .h5 hold all messages as one array (messages, rows, columns); .tif and .cbf, and any
-    other name for bytes as they were sent, are one file each, numbered by id if there are several.
+    .npy and .h5 hold all messages as one array (messages, rows, columns); .tif
+    and .cbf, and any other name for bytes as they were sent, are one file each,
+    numbered by id if there are several.
 
     $ beamstream get 'eiger/scan1[1:100]' -o scan1.h5
     $ beamstream get 'eiger/scan1[-1]' -o last.tif

@@ -16,7 +16,8 @@ from urllib.parse import quote
 from beamstream.cli.get import existing
 from beamstream.cli.terminal import talk
 from beamstream.client.native.messages import DatasetMessage, Message
-from beamstream.errors import BadInput, DataLost, Error, NotFound, StorageError
+from beamstream.errors import BadInput, BadName, DataLost, Error, NotFound, StorageError
+from beamstream.model import check_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,6 +35,7 @@ _IMAGES: Final = {
 
 _OTHERS: Final = "-o FILE.npy or FILE.h5 take any array"
 _ID_DIGITS: Final = 6
+_STREAM_NCHARS: Final = 100
 Written = tuple[list[Path], int, int]
 
 
@@ -94,9 +96,13 @@ def _write_each(there: Remote, asked: Address, save: Callable[[Message], Path]) 
 
 def _into_folder(folder: Path, *, force: bool) -> Callable[[Message], Path]:
     folder.mkdir(parents=True, exist_ok=True)
+    taken: set[str] = set()
 
     def save(message: Message) -> Path:
-        name = PurePosixPath(message.name).name or _name_of(message)
+        name = _own_name(message)
+        if not name or name in taken:
+            name = _numbered_name(message)
+        taken.add(name)
         path = existing(folder / name, force=force)
         _write_bytes(path, message)
         return path
@@ -114,8 +120,17 @@ def _numbered(path: Path, store: Store, *, single: bool, force: bool) -> Callabl
     return save
 
 
-def _name_of(message: Message) -> str:
-    return f"{quote(message.stream, safe=' ')}_{_number(message)}"
+def _own_name(message: Message) -> str:
+    """Last part of the path its writer gave; empty if that should not become a file here."""
+    try:
+        name = PurePosixPath(check_path(message.name)).name
+    except BadName:
+        return ""
+    return "" if name.startswith(".") else name
+
+
+def _numbered_name(message: Message) -> str:
+    return f"{quote(message.stream, safe=' ')[:_STREAM_NCHARS]}_{_number(message)}"
 
 
 def _number(message: Message) -> str:

@@ -88,16 +88,16 @@ def seek(
     address: Address,
     group: Name,
     /,
-    to: Annotated[str, Parameter(help="begin, end, an ID, or a time: 12:30, 2026-11-22T12:30Z.")],
     *,
+    to: Annotated[str, Parameter(help="begin, end, an ID, or a time: 12:30, 2026-11-22T12:30Z.")],
     yes: Yes = False,
     node: Node = ANY_NODE,
     json: Json = False,
 ) -> int:
     """Move a group to another place.
 
-    For all its members: what lies behind the place is read (again). Without --yes it only shows
-    where the group is and what would change.
+    For all its members: what lies behind the place is read (again). Without
+    --yes it only shows where the group is and what would change.
 
     $ beamstream group seek eiger/scan1 azint --to begin --yes
     """
@@ -163,7 +163,8 @@ def dead(
 ) -> int:
     """List dead messages.
 
-    They were delivered as often as allowed, and never acknowledged. Exit status 1 if there are any.
+    They were delivered as often as allowed, and never acknowledged. Exit status
+    1 if there are any.
 
     $ beamstream group dead eiger/scan1 azint
     """

@@ -10,12 +10,21 @@ from cyclopts import Parameter
 
 from beamstream.errors import BadInput
 
+
+def flag(help: str) -> Parameter:
+    """A flag that is off, and cannot be turned off."""
+    return Parameter(negative="", help=help, show_default=False)
+
+
+def maybe(help: str) -> Parameter:
+    """An option whose default is said in its `help`."""
+    return Parameter(help=help, show_default=False)
+
+
 Data = Annotated[Path | None, Parameter(name="--data", help="Data folder.")]
 Config = Annotated[Path | None, Parameter(name="--config", help="TOML file with settings.")]
-Json = Annotated[
-    bool, Parameter(name="--json", negative="", help="Print JSON.", show_default=False)
-]
-Yes = Annotated[bool, Parameter(negative="", help="Do it; without: show.", show_default=False)]
+Json = Annotated[bool, flag("Print JSON.")]
+Yes = Annotated[bool, flag("Do it; without: show.")]
 
 
 class Usage(BadInput):
@@ -27,11 +36,9 @@ class Usage(BadInput):
 class Node:
     """Which node, and who asks; what is not given comes from BEAMSTREAM_* and `connect.json`."""
 
-    url: Annotated[
-        str, Parameter(help="Node: HOST:8400, … (or BEAMSTREAM_URL).", show_default=False)
-    ] = ""
-    token: Annotated[str, Parameter(help="Or BEAMSTREAM_TOKEN.", show_default=False)] = ""
-    beamtime: Annotated[str, Parameter(help="Or BEAMSTREAM_BEAMTIME.", show_default=False)] = ""
+    url: Annotated[str, maybe("Node: HOST:8400, … (or BEAMSTREAM_URL).")] = ""
+    token: Annotated[str, maybe("Or BEAMSTREAM_TOKEN.")] = ""
+    beamtime: Annotated[str, maybe("Or BEAMSTREAM_BEAMTIME.")] = ""
 
 
 ANY_NODE = Node()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 from cyclopts import Parameter
 
 from beamstream import limits
-from beamstream.cli.options import ANY_NODE, Json, Node, Usage
+from beamstream.cli.options import ANY_NODE, Json, Node, Usage, flag, maybe
 from beamstream.cli.terminal import (
     FAILED,
     STDIO,
@@ -56,29 +56,25 @@ class Item(NamedTuple):
 def put(
     *words: str,
     follow: Annotated[
-        Path | None, Parameter(help="Folder: what is there, and what comes, until Ctrl-C.")
+        Path | None, Parameter(help="Folder: what is there and comes, until Ctrl-C.")
     ] = None,
     settle: Annotated[float, Parameter(help="With --follow: seconds without a change.")] = 1.0,
     meta: Annotated[str, Parameter(help="Metadata of each message, a JSON object.")] = "{}",
-    arrays: Annotated[
-        bool, Parameter(negative="", help="Frames in .npy .tif .cbf .h5 …, as arrays.")
-    ] = False,
+    arrays: Annotated[bool, flag("Frames in .npy .tif .cbf .h5 …, as arrays.")] = False,
     names: Annotated[
         bool | None,
         Parameter(negative="--no-names", help="Store as files (if not --arrays) or in the log."),
     ] = None,
-    folder: Annotated[
-        str, Parameter(help="Of the stored files; else processed/SOURCE/STREAM.")
-    ] = "",
-    level: Annotated[str, Parameter(help="cache, os or disk; else as the node is set.")] = "",
-    finish: Annotated[bool, Parameter(negative="", help="Say that the stream ends.")] = False,
+    folder: Annotated[str, maybe("Of stored files; else processed/SOURCE/STREAM.")] = "",
+    level: Annotated[str, maybe("cache, os or disk; else as the node is set.")] = "",
+    finish: Annotated[bool, flag("Say that the stream ends.")] = False,
     node: Node = ANY_NODE,
     json: Json = False,
 ) -> int:
     """Send files into a stream, as they are, and print where each is.
 
-    The node stores them as files of the beamtime; with --no-names, and arrays and standard input,
-    in its log.
+    The node stores them as files of the beamtime; with --no-names, and arrays
+    and standard input, in its log.
 
     $ beamstream put *.cbf eiger/scan1 --meta '{"sample": "lysozyme"}'
     $ producer | beamstream put - eiger/scan1
@@ -95,7 +91,7 @@ def put(
         raise Usage("files and the address of a stream are needed", hint="put FILE… SOURCE/STREAM")
     asked = remote.address_of(words[-1])
     remote.no_range(asked)
-    document = _meta(meta)
+    document, asked_level = _meta(meta), remote.level_of(level)
     where = folder or "/".join(("processed", *map(_escaped, (asked.source, asked.stream))))
     kept = where.strip("/") if (not arrays if names is None else names) else ""
     if follow is not None and not follow.is_dir():
@@ -106,7 +102,7 @@ def put(
     patience_s = _PATIENCE_S if follow is not None else remote.PATIENCE_S
     with remote.connect(node, asked.beamtime, patience_s=patience_s, step="put") as there:
         stream = there.stream(asked)
-        with stream.writer(level=level or None, finish=finish) as writer:
+        with stream.writer(level=asked_level, finish=finish) as writer:
             sending = _Sending(writer, remote.path_of(asked.source, asked.stream), json=json)
             if follow is not None:
                 with until_stopped():
@@ -154,6 +150,9 @@ class _Sending:
     def _tell(self) -> None:
         item, nbytes, receipt = self._waiting.popleft()
         error = receipt.exception()
+        if isinstance(error, ConnectionError | TimeoutError):
+            # Nothing more will come of this node: not of the others either.
+            raise error
         if error is not None:
             self._fail(item, error)
             return

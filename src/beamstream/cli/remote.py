@@ -14,6 +14,7 @@ from beamstream.client.native import hub as native
 from beamstream.client.native import lookup
 from beamstream.client.native.messages import DatasetMessage, Message
 from beamstream.client.native.stream import explain
+from beamstream.client.native.writer import to_level
 from beamstream.errors import BadInput, NotFound
 from beamstream.wire import address
 from beamstream.wire.address import Address, Pattern, TimeRange
@@ -214,6 +215,15 @@ def pattern_of(text: str) -> Pattern:
         return address.parse_pattern(whole, now=datetime.now().astimezone())
     except BadInput as error:
         raise Usage(error.message, hint=error.hint) from None
+
+
+def level_of(text: str) -> str | None:
+    """Read a durability level; None for none, which is the node's."""
+    try:
+        to_level(text or None)
+    except BadInput as error:
+        raise Usage(f"--level: {error.message}", hint=error.hint) from None
+    return text or None
 
 
 def no_range(asked: Address) -> None:

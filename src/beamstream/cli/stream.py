@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
-from beamstream.cli.options import ANY_NODE, Json, Node, Yes
+from beamstream.cli.options import ANY_NODE, Json, Node, Yes, flag
 from beamstream.cli.terminal import (
     FAILED,
+    plain,
     plural,
     print_facts,
     print_json,
@@ -103,8 +104,8 @@ def gaps(
 ) -> int:
     """List missing ids.
 
-    Those below the largest that are neither there nor skipped, as ranges; exit status 1 if there
-    are any.
+    Those below the largest that are neither there nor skipped, as ranges; exit
+    status 1 if there are any.
 
     $ beamstream stream gaps eiger/scan1
     """
@@ -134,8 +135,9 @@ def verify(
 ) -> int:
     """Compare payloads with their checksums.
 
-    The node reads them back. What is damaged is listed; exit status 1 if there is any. Payloads
-    that were kept in memory only and are gone are counted, not listed.
+    The node reads them back. What is damaged is listed; exit status 1 if there
+    is any. Payloads that were kept in memory only and are gone are counted, not
+    listed.
 
     $ beamstream stream verify 'eiger/scan1[1000:2000]'
     """
@@ -152,7 +154,8 @@ def verify(
             damaged += found.damaged
             for id, substream, code, message in () if json else found.damaged:
                 part = f" part {substream}" if substream else ""
-                print(f"{remote.path_of(asked.source, asked.stream)}[{id}]{part}: {code} {message}")
+                place = f"{remote.path_of(asked.source, asked.stream)}[{id}]{part}"
+                print(f"{place}: {code} {plain(message)}")
     if json:
         keys = ("id", "substream", "code", "message")
         rows = [dict(zip(keys, row, strict=True)) for row in damaged]
@@ -182,17 +185,15 @@ def rm(
     address: Address,
     /,
     *,
-    files: Annotated[
-        bool, Parameter(negative="", help="Its files, too.", show_default=False)
-    ] = False,
+    files: Annotated[bool, flag("Its files, too.")] = False,
     yes: Yes = False,
     node: Node = ANY_NODE,
     json: Json = False,
 ) -> int:
     """Forget a stream.
 
-    Its records, groups and metadata; with --files also the files that the node wrote for it.
-    Without --yes it only shows what it would do.
+    Its records, groups and metadata; with --files also the files that the node
+    wrote for it. Without --yes it only shows what it would do.
 
     $ beamstream stream rm eiger/scan1 --files --yes
     """

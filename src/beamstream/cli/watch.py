@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from cyclopts import Parameter
 
-from beamstream.cli.options import ANY_NODE, Json, Node
+from beamstream.cli.options import ANY_NODE, Json, Node, maybe
 from beamstream.cli.terminal import (
     plain,
     print_json_line,
@@ -52,16 +53,18 @@ def watch(
     address: Annotated[str, Parameter(help="[BEAMTIME/]SOURCE/STREAM.")],
     /,
     *,
-    group: Annotated[str, Parameter(help="This group only.")] = "",
+    group: Annotated[str, maybe("This group only.")] = "",
     every: Annotated[float, Parameter(help="Seconds between lines.")] = 1.0,
-    count: Annotated[int, Parameter(help="End after so many lines; 0: with the stream.")] = 0,
+    count: Annotated[int, maybe("End after so many lines, not with the stream.")] = 0,
     node: Node = ANY_NODE,
     json: Json = False,
 ) -> int:
-    """Tell each second how a stream goes: rate, bytes, age of its newest message, groups behind.
+    """Tell each second how a stream goes, and its readers.
 
-    It waits for a stream that does not exist yet, and ends with the stream, or by Ctrl-C. Bytes are
-    reckoned from the size of the newest message. It takes no part in any group.
+    Messages and bytes per second, the latter reckoned from the size of the
+    newest message; its age; the largest id; how far each group is behind. It
+    waits for a stream that does not exist yet, ends with the stream, or by
+    Ctrl-C, and takes no part in any group.
 
     $ beamstream watch eiger/scan1
     """
@@ -83,14 +86,13 @@ def watch(
     return 0
 
 
-def _ticks(every_s: float) -> Any:
-    """0, 1, 2 … at even times."""
+def _ticks(every_s: float) -> Iterator[None]:
+    """Now, and at even times after; those that are over when it comes to them are left out."""
     began = time.monotonic()
-    number = 0
     while True:
-        yield number
-        number += 1
-        time.sleep(max(began + number * every_s - time.monotonic(), 0.0))
+        yield
+        over_s = (time.monotonic() - began) % every_s
+        time.sleep(every_s - over_s)
 
 
 class _Watched:

@@ -79,6 +79,8 @@ class Deliveries:
         self._stats = stats
         self._syncs = syncs
         self.clock = clock
+        self.before: list[Callable[[], None]] = []
+        """Called before a group is moved: what was said earlier must be written earlier."""
         self.first_tag = boot << 32
         """Tags of deliveries differ over starts of the node."""
         self._written_at: dict[str, float] = {}
@@ -264,6 +266,7 @@ class Deliveries:
         if item is None:
             answer(None)
             return
+        self._write_earlier()
         delay_s = min(max(delay_s, 0.0), limits.LEASE_SECONDS_MAX)
         group.refuse(item.seq, self.clock() + delay_s)
         ranges = ((item.seq, item.seq + 1),)
@@ -309,6 +312,7 @@ class Deliveries:
         self, view: View, name: str, id: int, done: Ranges, opened: Ranges, answer: Answer
     ) -> None:
         """Set the position by id to `id`; what is in `opened` is open again, `done` is read."""
+        self._write_earlier()
         group = self.group(view, name)
         # Marks that are on their way were made before the seek and must not undo it.
         self._commits.flush()
@@ -321,11 +325,16 @@ class Deliveries:
 
     def settle(self, view: View, name: str) -> None:
         """Apply what is on its way for a group: marks made before must not undo what follows."""
+        self._write_earlier()
         self._commits.flush()
         before = self._drain(view, name, self.group(view, name))
         if before:
             self._commits.submit(view.beamtime, before, _nothing)
             self._commits.flush()
+
+    def _write_earlier(self) -> None:
+        for write in self.before:
+            write()
 
     def submit_safe(self, beamtime: str, batch: Sequence[Op], answer: Answer) -> None:
         """Apply, and answer when it is safe, with the first refusal if there is one."""

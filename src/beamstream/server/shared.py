@@ -267,7 +267,8 @@ class SharedMemory:
         holder = self._holders.get(session)
         if holder is None:
             return
-        for generation in generations:
+        # The latest first: then the memory is free at once, and not when its turn comes again.
+        for generation in sorted(generations, reverse=True):
             if holder.grants.get(generation, (0,))[0] == channel:
                 self._cache.discard(holder.grants.pop(generation)[1])
         self._room()
@@ -286,10 +287,10 @@ class SharedMemory:
 
     def _drop_grants(self, holder: Holder) -> None:
         holder.wants.clear()
-        for _, slot in holder.grants.values():
-            self._cache.discard(slot)
-        if holder.grants:
-            holder.grants.clear()
+        grants, holder.grants = holder.grants, {}
+        for generation in sorted(grants, reverse=True):
+            self._cache.discard(grants[generation][1])
+        if grants:
             self._room()
 
     def _end_loan(self, holder: Holder, *, at_once: bool = False) -> None:

@@ -22,6 +22,7 @@ from beamstream.server.subscriptions_members import (
     Outlet,
     Owner,
     check_subscribe,
+    matcher,
 )
 from beamstream.store import catalog as ops
 from beamstream.store.ranges import RangeSet
@@ -38,6 +39,10 @@ from beamstream.wire.native.frames import (
 )
 
 __all__ = ["Answer", "Hall", "Outlet", "Subscriptions"]
+
+
+_STREAMS_MAX = limits.VIEWS_MAX // 4
+"""Streams of one subscription; each is in use as long as it lasts."""
 
 
 class _Lost:
@@ -69,9 +74,11 @@ class Subscriptions(GroupCalls):
         self._members: dict[Outlet, dict[int, Member]] = {}
         self._wide: dict[tuple[str, str], set[Member]] = {}
         """Members over more than one stream, by beamtime and source."""
+        self._owners: dict[Owner, Member] = {}
         self._lost: dict[Owner, _Lost] = {}
         self._acks: dict[Desk, _Acks] = {}
         hall.streams.on_new.append(self._on_new)
+        hall.deliveries.before.append(self._flush)
 
     # ------------------------------------------------------------------ beginning
 
@@ -95,19 +102,39 @@ class Subscriptions(GroupCalls):
             check_label("stream", frame.stream)
         if frame.group and not reserved:
             check_label("group", frame.group)
+        existing = self._found(outlet.beamtime, frame)
+        self._displace((outlet.session, frame.channel))
         lost = self._lost.pop((outlet.session, frame.channel), None)
         if lost is not None and lost.timer is not None:
             lost.timer.cancel()
         name = frame.group or (lost.group if lost and lost.private else f"~{secrets.token_hex(8)}")
         member = Member(outlet, frame, name)
         self._members.setdefault(outlet, members)[frame.channel] = member
+        self._owners[member.owner] = member
         self._take_up(member, lost)
         if frame.scope == Scope.STREAM:
             self._attach(member, self._view(member, frame.stream))
             return
         self._wide.setdefault((outlet.beamtime, frame.source), set()).add(member)
-        for view in self._existing(outlet.beamtime, frame.source):
+        for view in existing:
             self._join(member, view)
+
+    def _found(self, beamtime: str, frame: Subscribe) -> list[View]:
+        """The streams that there are already of a subscription over many."""
+        if frame.scope == Scope.STREAM:
+            return []
+        matches = matcher(frame)
+        found = [v for v in self._existing(beamtime, frame.source) if matches(v.name)]
+        if len(found) > _STREAMS_MAX:
+            raise _too_many(frame)
+        return found
+
+    def _displace(self, owner: Owner) -> None:
+        """A client subscribes again before the end of its connection before was noticed."""
+        earlier = self._owners.get(owner)
+        if earlier is not None:
+            del self._members[earlier.outlet][earlier.channel]
+            self._lose(earlier)
 
     def _take_up(self, member: Member, lost: _Lost | None) -> None:
         """Give a member the leases back that it names; others get the rest of what it had."""
@@ -159,7 +186,7 @@ class Subscriptions(GroupCalls):
         group = deliveries.group(view, member.group)
         if is_new:
             position, done = starting(self.hall, view, frame.start, frame.start_at)
-            if position or done:
+            if position or done or frame.start != Start.BEGINNING:
                 deliveries.seek_seqs(view, member.group, position, done, (), _no_answer)
             group.from_id = position + 1 if frame.start == Start.ID else 0
         return group
@@ -180,9 +207,12 @@ class Subscriptions(GroupCalls):
 
     def _join(self, member: Member, view: View) -> None:
         """A stream of the source of a member that is over many."""
-        reads = any(desk.view is view for desk in member.desks.values())
-        if member.matches(view.name) and not reads and view.no not in member.ended:
-            self._attach(member, view)
+        if view in member.views or view.no in member.ended or not member.matches(view.name):
+            return
+        if len(member.views) >= _STREAMS_MAX:
+            member.outlet.failed(member.channel, _too_many(member.frame))
+            return
+        self._attach(member, view)
 
     # ------------------------------------------------------------------ ending
 
@@ -191,6 +221,7 @@ class Subscriptions(GroupCalls):
         member = self._members.get(outlet, {}).pop(channel, None)
         if member is None:
             return
+        del self._owners[member.owner]
         now = self.hall.clock()
         for view, group in self._leave(member):
             group.release(member.owner, now, counted=False)
@@ -199,16 +230,20 @@ class Subscriptions(GroupCalls):
     def disconnected(self, outlet: Outlet) -> None:
         """A connection is gone; leases of its subscriptions wait a while for it to come again."""
         for member in self._members.pop(outlet, {}).values():
-            groups = self._leave(member)
-            for _, group in groups:
-                group.users += 1
-            earlier = self._lost.pop(member.owner, None)
-            if earlier is not None:
-                self._give_up(member.owner, earlier)
-            lost = self._lost[member.owner] = _Lost(member, groups)
-            lost.timer = self.hall.turns.call_later(
-                limits.NATIVE_RESUME_SECONDS, self._give_up, member.owner, lost
-            )
+            self._lose(member)
+
+    def _lose(self, member: Member) -> None:
+        del self._owners[member.owner]
+        groups = self._leave(member)
+        for _, group in groups:
+            group.users += 1
+        earlier = self._lost.pop(member.owner, None)
+        if earlier is not None:
+            self._give_up(member.owner, earlier)
+        lost = self._lost[member.owner] = _Lost(member, groups)
+        lost.timer = self.hall.turns.call_later(
+            limits.NATIVE_RESUME_SECONDS, self._give_up, member.owner, lost
+        )
 
     def _leave(self, member: Member) -> list[tuple[View, GroupStream]]:
         """Take a member from all its desks; returns the groups it was in."""
@@ -218,6 +253,7 @@ class Subscriptions(GroupCalls):
             groups.append((desk.view, desk.group))
             self._tidy(desk)
         member.desks.clear()
+        member.views.clear()
         if member.private:
             groups = list(member.private_groups.items())
         self._wide.get((member.outlet.beamtime, member.frame.source), set()).discard(member)
@@ -383,6 +419,13 @@ def _wake(member: Member) -> None:
     hungry, member.hungry = member.hungry, set()
     for desk in hungry:
         desk.wake()
+
+
+def _too_many(frame: Subscribe) -> TooMany:
+    return TooMany(
+        f"a subscription over source {frame.source!r} is over more than {_STREAMS_MAX} streams",
+        hint="name a pattern that fewer streams match",
+    )
 
 
 def _of(error: StaleLease, desk: Desk) -> StaleLease:

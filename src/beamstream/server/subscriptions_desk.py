@@ -144,7 +144,7 @@ class Desk:
             log.warning("a subscription failed", stream=self.view.name, reason=str(error))
             members, self.members = self.members, deque()
             for member, ref in members:
-                member.desks.pop(ref, None)
+                member.close_ref(ref)
                 member.outlet.failed(member.channel, error)
                 self._on_end(self, member, ref, "")
 
@@ -260,6 +260,6 @@ class Desk:
         next_stream = view.next_stream if reason == "finished" else ""
         last_id = max(view.last_id, 0)
         for member, ref in members:
-            member.desks.pop(ref, None)
+            member.close_ref(ref)
             member.outlet.end(End(member.channel, ref, reason, next_stream, last_id, missing))
             self._on_end(self, member, ref, next_stream)

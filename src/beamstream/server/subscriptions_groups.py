@@ -207,7 +207,9 @@ class GroupCalls:
                 hint="end its readers first",
             )
         for view in views:
-            view.groups.pop(group, None)
+            if group in view.groups:
+                self.hall.deliveries.settle(view, group)
+                del view.groups[group]
         op = ops.DeleteGroup(group, source, stream)
         self.hall.deliveries.submit_safe(beamtime, [op], answer)
 

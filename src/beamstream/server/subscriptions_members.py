@@ -91,6 +91,8 @@ class Member:
         self.grant(frame.credit_messages, frame.credit_nbytes)
         self._window = (self.messages, self.nbytes)
         self.desks: dict[int, Desk] = {}
+        """The streams it reads, by the number that the client knows them by."""
+        self.views: set[View] = set()
         self.kept: dict[tuple[str, str], list[Held]] = {}
         """Leases that go on, until the stream is opened and this is told."""
         self.next_ref = 0
@@ -100,9 +102,7 @@ class Member:
         """Numbers of streams that have ended for it, if it is over many."""
         self.hungry: set[Desk] = set()
         """Desks that have something for it when it has more credit."""
-        self._pattern = (
-            re.compile(fnmatch.translate(frame.stream)) if frame.scope == Scope.PATTERN else None
-        )
+        self.matches = matcher(frame)
 
     @property
     def ready(self) -> bool:
@@ -127,19 +127,30 @@ class Member:
             # Asked for one by one: a dataset of many parts must not leave debts.
             self.messages = max(self.messages, 0)
 
-    def matches(self, name: str) -> bool:
-        """Whether a stream of its source belongs to it; for more than one stream."""
-        return self._pattern is None or self._pattern.fullmatch(name) is not None
-
     def open_ref(self, desk: Desk) -> int:
         """Tell the client which number a stream has from now on."""
         ref = self.next_ref
         self.next_ref += 1
-        self.desks[ref] = desk
         view = desk.view
+        self.desks[ref] = desk
+        self.views.add(view)
         held = tuple(self.kept.pop((view.source, view.name), ()))
         self.outlet.stream_opened(StreamOpened(self.channel, ref, view.source, view.name, held))
         return ref
+
+    def close_ref(self, ref: int) -> None:
+        """A stream has ended."""
+        desk = self.desks.pop(ref, None)
+        if desk is not None:
+            self.views.discard(desk.view)
+
+
+def matcher(frame: Subscribe) -> Callable[[str], bool]:
+    """Whether a stream of the source, by its name, belongs to a subscription over many."""
+    if frame.scope != Scope.PATTERN:
+        return lambda name: True
+    fits = re.compile(fnmatch.translate(frame.stream)).fullmatch
+    return lambda name: fits(name) is not None
 
 
 def check_subscribe(frame: Subscribe) -> None:

@@ -306,6 +306,10 @@ class Cache:
             arena.cursor = 0
             ring.current += 1
             if ring.current == len(ring.arenas) and not self._acquire(ring):
+                if ring.lent and not arena.ready:
+                    # There will be more room in a moment: nothing needs to go for it.
+                    ring.current -= 1
+                    return None
                 ring.current = 0
         return None
 

@@ -62,10 +62,12 @@ class Shares:
         return arena
 
     def lend(self, loan: Ring, *, under_readers: bool) -> Arena | None:
-        """An arena for a client of its beamtime; at most half of all are lent, and each further
-        one only while less than a quarter is."""
+        """An arena for a client of its beamtime.
+
+        At most half of all are lent; the last of these is not a client's second.
+        """
         lent = sum(len(other.arenas) for other in self.loans)
-        if lent >= (self.count // 4 if loan.arenas else self.count // 2):
+        if lent >= self.count // 2 - (1 if loan.arenas else 0):
             return None
         own = self.ring(loan.beamtime)
         if self.free and (own.arenas or len(self.free) > 1):

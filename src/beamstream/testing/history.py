@@ -219,8 +219,9 @@ class History:
 
     def client_fault(self, client: str, what: str) -> None:
         """One client was killed, frozen or cut off: its leases and answers may be lost."""
-        with self._lock:
+        with self._progress:
             self.client_faults.append((self._clock(), client, what))
+            self._progress.notify_all()
 
     @property
     def answered(self) -> int:
@@ -232,7 +233,7 @@ class History:
         return self.wait_until(lambda: self._answered >= answered, timeout_s)
 
     def wait_until(self, done: Callable[[], bool], timeout_s: float) -> bool:
-        """Wait until `done`, which is looked at whenever a call has ended with `ok`."""
+        """Wait until `done`, looked at whenever a call was done or a client had a fault."""
         with self._progress:
             return self._progress.wait_for(done, timeout_s)
 

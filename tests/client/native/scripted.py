@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import xxhash
 
+import beamstream as bs
 from beamstream.wire.native import calls, frames
 from beamstream.wire.native.batches import Batch
 from beamstream.wire.native.frames import Deliver, Hello, Put, Receipt, Reply, Welcome
@@ -31,6 +33,8 @@ class Peer:
         return f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
 
     def accept(self, **welcome: Any) -> Hello:
+        if self._socket is not None:
+            self._socket.close()
         self._socket, _ = self._listener.accept()
         self._socket.settimeout(30)
         hello = self.expect(Hello)
@@ -130,3 +134,10 @@ def peer() -> Iterator[Peer]:
         yield played
     finally:
         played.close()
+
+
+def connect(played: Peer, threads: ThreadPoolExecutor, **how: Any) -> bs.Hub:
+    greeted = threads.submit(played.accept)
+    hub = bs.connect(played.url, beamtime="demo", token="token", timeout=20, **how)
+    greeted.result(20)
+    return hub

@@ -7,8 +7,10 @@ messages to send next, an empty line for the end.
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import random
+import signal
 import sys
 import threading
 import time
@@ -102,7 +104,7 @@ class Writing:
             self._announce(keys, how)
             metas = [metadata(self.role.seed, key) for key in keys]
             ids = None if self.role.auto else keys
-            receipt = self.writer.send_many([self._bytes(key) for key in keys], metas, ids)
+            receipt = self.writer.send_many([self._value(key) for key in keys], metas, ids)
             self._expect(receipt, range(self._number - len(keys), self._number))
             return
         for key in keys:
@@ -112,18 +114,20 @@ class Writing:
     def _send_one(self, key: int, how: str) -> bs.Receipt:
         meta = metadata(self.role.seed, key)
         id = None if self.role.auto else key
-        data = self._bytes(key)
         if how == "named":
-            return self.writer.send(data, meta, id=id, name=self._path(key))
-        if how == "frame":
-            frame = self.writer.frame(len(data), "u1", meta, id=id)
+            return self.writer.send(self._value(key), meta, id=id, name=self._path(key))
+        if how == "frame" and key % ARRAY_EVERY == 0:
+            frame = self.writer.frame((1, self._nbytes(key)), "u1", meta, id=id)
             with frame as pixels:
-                pixels[:] = np.frombuffer(data, "u1")
+                pixels[:] = self._value(key)
             assert frame.receipt is not None
             return frame.receipt
-        if key % ARRAY_EVERY:
-            return self.writer.send(data, meta, id=id)
-        return self.writer.send(np.frombuffer(data, "u1").reshape(1, -1), meta, id=id)
+        return self.writer.send(self._value(key), meta, id=id)
+
+    def _value(self, key: int) -> Any:
+        """The same for a key, however it is sent: what is sent again must be what was sent."""
+        data = self._bytes(key)
+        return data if key % ARRAY_EVERY else np.frombuffer(data, "u1").reshape(1, -1)
 
     def _bytes(self, key: int) -> bytes:
         return payload(self.role.seed, key, self._nbytes(key))
@@ -300,9 +304,12 @@ def read(pipe: Pipe, role: told.Reader, hub: bs.Hub) -> None:
 
 def main(text: str) -> None:
     setting = msgspec.json.decode(text, type=told.Setting)
+    # Whoever waits for this process in vain asks it where it is.
+    faulthandler.register(signal.SIGUSR1)
     pipe = Pipe()
     try:
         with connect(setting) as hub:
+            pipe.say(told.Ready())
             if isinstance(setting.role, told.Writer):
                 write(pipe, setting.role, hub, iter(sys.stdin))
             else:

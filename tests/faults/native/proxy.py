@@ -14,6 +14,7 @@ _PIECE_NBYTES: Final = 64 * 1024
 _NEVER: Final = 2**63
 _FIRST_FRAMES_NBYTES: Final = 2_000
 _LATER_NBYTES: Final = 4_000_000
+_NO_LINGER: Final = struct.pack("ii", 1, 0)
 
 
 class Proxy:
@@ -148,9 +149,11 @@ class _Relay:
         self._shutdown()
 
     def _shutdown(self) -> None:
+        # A reset is what the closing of a socket does that has not said that it ends.
+        how = socket.SHUT_RD if self._is_cut and self._by_reset else socket.SHUT_RDWR
         for end in self._ends:
             with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+                end.shutdown(how)
 
     def _pump(self, source: socket.socket, sink: socket.socket, nbytes: int) -> None:
         try:
@@ -162,8 +165,6 @@ class _Relay:
                 sink.sendall(piece)
                 nbytes -= len(piece)
             if not nbytes:
-                if self._by_reset:
-                    _reset_on_close(*self._ends)
                 self.cut()
         except OSError:
             pass
@@ -177,6 +178,9 @@ class _Relay:
             if self._left:
                 return
         for end in self._ends:
+            if self._is_cut and self._by_reset:
+                with contextlib.suppress(OSError):
+                    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
             end.close()
         self._proxy.forget(self)
 
@@ -187,14 +191,9 @@ def draw_cuts(draw: random.Random) -> tuple[int, int]:
     def once() -> int:
         if draw.random() < 0.3:
             return draw.randint(1, _FIRST_FRAMES_NBYTES)
-        return round(_FIRST_FRAMES_NBYTES * (_LATER_NBYTES / _FIRST_FRAMES_NBYTES) ** draw.random())
+        times: float = (_LATER_NBYTES / _FIRST_FRAMES_NBYTES) ** draw.random()
+        return round(_FIRST_FRAMES_NBYTES * times)
 
     cuts = [once(), _NEVER]
     draw.shuffle(cuts)
     return cuts[0], cuts[1]
-
-
-def _reset_on_close(*ends: socket.socket) -> None:
-    for end in ends:
-        with contextlib.suppress(OSError):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

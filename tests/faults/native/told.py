@@ -59,6 +59,10 @@ class Setting(msgspec.Struct, frozen=True):
     role: Writer | Reader
 
 
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """It is connected: from now on it goes on by itself."""
+
+
 class Send(msgspec.Struct, frozen=True, tag="send"):
     """Messages are about to be sent: (number of the call, key, id, nbytes, name of the file)."""
 
@@ -118,4 +122,4 @@ class Broke(msgspec.Struct, frozen=True, tag="broke"):
     text: str
 
 
-Word = Send | Sent | Got | Acking | Acked | Ended | Broke
+Word = Ready | Send | Sent | Got | Acking | Acked | Ended | Broke

@@ -319,6 +319,7 @@ class AsyncSubscription:
         began = time.monotonic()
         limit = self._group.timeout if timeout is None else timeout
         until = None if limit is None else began + limit
+        hurry = False
         while True:
             # Anything that comes from here on sets the event again.
             self._came.clear()
@@ -331,14 +332,18 @@ class AsyncSubscription:
                 if member.end is None:
                     member.finish()
                 return None
-            member.prepare()
+            member.prepare(all_of_it=hurry)
             try:
+                hurry = False
                 async with asyncio.timeout(member.pause(began, until)):
                     await self._came.wait()
             except TimeoutError:
-                if member.look_at_clock(began, until):
+                hurry = True
+                if member.timed_out(until):
                     if timeout is not None:
                         member.end = None
                         text = f"nothing came within {timeout:g} s"
                         raise TimedOut(text) from None
                     return None
+                if member.doubtful(began):
+                    await asyncio.to_thread(member.warn)

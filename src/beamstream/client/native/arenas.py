@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import select
 import socket
 import threading
 import time
@@ -216,12 +217,9 @@ class LifeLine:
         """Whether the node has closed it."""
         if self._socket.fileno() < 0:
             return True
-        try:
-            return not self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
+        poll = select.poll()
+        poll.register(self._socket, select.POLLHUP | select.POLLERR)
+        return bool(poll.poll(0))
 
     def close(self) -> None:
         """The session is over: the life line ends with the last view."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import deque
 from typing import Any, Final
 
 import numpy as np
@@ -10,8 +11,10 @@ import numpy as np
 from beamstream import limits
 
 KEPT_NBYTES: Final = 256 * limits.MIB
-KEPT: Final = 64
-KEPT_NBYTES_MIN: Final = 256 * limits.KIB
+KEPT_NBYTES_MIN: Final = 64 * limits.KIB
+LOOKED_AT: Final = 8
+"""Buffers of a size that are looked at: those given last, which are still in the processor's cache,
+then those given longest ago, which are most likely free."""
 
 _probe: Final = [np.empty(1, np.uint8)]
 _UNUSED: Final = sys.getrefcount(_probe[0]) if hasattr(sys, "getrefcount") else 0
@@ -21,7 +24,7 @@ _COUNTED: Final = bool(_UNUSED) and getattr(sys, "_is_gil_enabled", lambda: True
 
 
 class Buffers:
-    """Gives memory of exact sizes.
+    """Gives memory.
 
     Fresh memory costs a page fault every few kilobytes, which is more than receiving into it. So
     large buffers are kept, and given again when no view of them is left: then the list has the
@@ -31,31 +34,51 @@ class Buffers:
     >>> first, second = buffers.get(1 << 20), buffers.get(1 << 20)
     >>> address = np.frombuffer(second, "u1").ctypes.data
     >>> del second
-    >>> np.frombuffer(buffers.get(1 << 20), "u1").ctypes.data == address
+    >>> np.frombuffer(buffers.get((1 << 20) - 5), "u1").ctypes.data == address
     True
     """
 
     def __init__(self) -> None:
-        self._kept: list[np.ndarray[Any, Any]] = []
+        self._kept: dict[int, deque[np.ndarray[Any, Any]]] = {}
         self._nbytes = 0
 
     def get(self, nbytes: int) -> memoryview:
         """Memory of `nbytes` bytes with any content, writable."""
         if nbytes < KEPT_NBYTES_MIN or not _COUNTED:
             return np.empty(nbytes, np.uint8).data
-        kept = self._kept
-        for index in range(len(kept)):
-            if sys.getrefcount(kept[index]) == _UNUSED and len(kept[index]) == nbytes:
-                # To the end: the front is what was given longest ago, so most likely free.
-                kept.append(kept.pop(index))
-                return kept[-1].data
-        fresh = np.empty(nbytes, np.uint8)
-        if nbytes <= KEPT_NBYTES:
-            self._keep(fresh)
-        return fresh.data
+        size = rounded(nbytes)
+        kept = self._kept.setdefault(size, deque())
+        count = len(kept)
+        looked_at = min(count, LOOKED_AT)
+        for index in (*range(count - 1, count - 1 - looked_at, -1), *range(looked_at)):
+            if sys.getrefcount(kept[index]) == _UNUSED:
+                found = kept[index]
+                del kept[index]
+                kept.append(found)
+                return found.data[:nbytes]
+        fresh = np.empty(size, np.uint8)
+        if size <= KEPT_NBYTES:
+            self._make_room(size)
+            kept.append(fresh)
+            self._kept[size] = kept
+            self._nbytes += size
+        return fresh.data[:nbytes]
 
-    def _keep(self, buffer: np.ndarray[Any, Any]) -> None:
-        while self._kept and (self._nbytes + len(buffer) > KEPT_NBYTES or len(self._kept) >= KEPT):
-            self._nbytes -= len(self._kept.pop(0))
-        self._kept.append(buffer)
-        self._nbytes += len(buffer)
+    def _make_room(self, nbytes: int) -> None:
+        """Let go of what was given longest ago, of other sizes first; views of it stay good."""
+        for size in list(self._kept):
+            while self._kept[size] and self._nbytes + nbytes > KEPT_NBYTES:
+                self._kept[size].popleft()
+                self._nbytes -= size
+            if not self._kept[size]:
+                del self._kept[size]
+
+
+def rounded(nbytes: int) -> int:
+    """A size that messages of nearly the same size share: at most an eighth more.
+
+    >>> rounded(1_000_000), rounded(1 << 20)
+    (1048576, 1048576)
+    """
+    step = 1 << max(nbytes.bit_length() - 4, 12)
+    return -(-nbytes // step) * step

@@ -206,13 +206,14 @@ def make_group(
         attempts_max=max_attempts,
         batch_max=BATCH_MAX,
         payloads=payloads,
+        shared=payloads,
         follow=follow,
         min_parts=min_parts,
         wait_s=wait,
     )
     if max_attempts < 0 or min_parts < 0 or wait < 0 or ahead_messages < 1 or ahead_nbytes < 1:
         raise BadInput("numbers of a group must not be negative")
-    ahead = (ahead_messages, ahead_nbytes)
+    ahead = (ahead_messages, min(ahead_nbytes, hub._ahead_nbytes_max))
     return Group(hub, name, asked, ack=ack, timeout=timeout, ahead=ahead, explain=explain)
 
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import os
 import platform
 import socket
-import weakref
 from types import TracebackType
 from typing import Any, Final, Self
 
+from beamstream import limits
 from beamstream._version import __version__
 from beamstream.client.native import arenas, places
 from beamstream.client.native.link import Link
 from beamstream.client.native.session import Asked
 from beamstream.client.native.stream import Source, Stream
-from beamstream.errors import BadInput, Error
+from beamstream.errors import BadInput
 from beamstream.model import check_beamtime
 from beamstream.wire import address
 from beamstream.wire.native import calls
@@ -25,7 +23,6 @@ from beamstream.wire.native.frames import MAGIC, VERSION, Hello, Welcome
 CONNECT_S: Final = 10.0
 PATIENCE_S: Final = 300.0
 CALL_S: Final = 120.0
-EXIT_S: Final = 10.0
 
 
 class Hub:
@@ -40,7 +37,6 @@ class Hub:
         self._verify = verify
         self._call_timeout = call_timeout
         self._welcome = welcome
-        _hubs.add(self)
 
     def __repr__(self) -> str:
         return f"<Hub of beamtime {self.beamtime!r} at node {self._welcome.node}>"
@@ -48,6 +44,14 @@ class Hub:
     @property
     def beamtime(self) -> str:
         return self._welcome.beamtime
+
+    @property
+    def _ahead_nbytes_max(self) -> int:
+        """What may be pushed ahead so that it can stay in shared memory, if that is in use."""
+        if self._link.line is None:
+            return limits.NATIVE_CREDIT_NBYTES_MAX
+        # Some of it is in hand still when more is asked for.
+        return max(self._welcome.shared_nbytes_max * 3 // 4, limits.MIB)
 
     @property
     def access(self) -> tuple[str, ...]:
@@ -131,7 +135,6 @@ class Hub:
                 self._link.drain(timeout)
         finally:
             self._link.close()
-            _hubs.discard(self)
 
     def __enter__(self) -> Self:
         return self
@@ -143,6 +146,12 @@ class Hub:
         traceback: TracebackType | None,
     ) -> None:
         self.close(30.0 if kind is None else 0.0)
+
+    def __del__(self) -> None:
+        # A destructor must not wait, and may run with any lock held: a thread of ours does it.
+        link: Link | None = getattr(self, "_link", None)
+        if link is not None and not link.closed and not link.forked:
+            link.wake(link.end)
 
 
 def connect(
@@ -201,14 +210,3 @@ def connect(
     welcome = link.session.welcome
     assert welcome is not None
     return Hub(link, welcome, verify=verify, call_timeout=call_timeout)
-
-
-_hubs: weakref.WeakSet[Hub] = weakref.WeakSet()
-
-
-@atexit.register
-def _close_all() -> None:
-    """A program that ends without closing has its last messages sent, if that is soon done."""
-    for hub in list(_hubs):
-        with contextlib.suppress(Error):
-            hub.close(EXIT_S)

@@ -35,7 +35,7 @@ from beamstream.wire.native.frames import (
     Subscribe,
 )
 
-ACK_S: Final = 0.005
+ACK_S: Final = 0.02
 ACK_MESSAGES: Final = 1_000
 FAULTS_KEPT: Final = 100
 
@@ -175,7 +175,7 @@ class Incoming:
         self.asked = asked
         self.listener = listener
         self.opened = False
-        """The node has said something about it."""
+        """Something has come."""
         self.timed = False
         """Somebody sees to it that acknowledgements are told in time."""
         self.error: Error | None = None
@@ -239,7 +239,6 @@ class Incoming:
         self._acks_messages = sum(hi - lo for _, lo, hi in self._acks)
 
     def stream_opened(self, frame: StreamOpened) -> None:
-        self.opened = True
         key = (frame.source, frame.stream)
         self._refs[frame.ref] = key
         held = {lease.tag: list(lease.ranges) for lease in frame.held}
@@ -489,6 +488,11 @@ class Incoming:
             self._release(lease, found)
         self.listener()
         return True
+
+    @property
+    def untold(self) -> bool:
+        """Whether there is something that the node is to be told before long."""
+        return bool(self._acks or self._consumed_messages or self._consumed_nbytes)
 
     @property
     def all_confirmed(self) -> bool:

@@ -7,6 +7,7 @@ granted: then nothing new is asked for before all such pieces are done with.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Final
 
@@ -37,12 +38,13 @@ class Piece:
 
 
 class _Channel:
-    __slots__ = ("asked", "denied_until", "grants", "size")
+    __slots__ = ("ahead", "asked", "denied_until", "grants", "size")
 
     def __init__(self) -> None:
         self.grants: deque[Grant] = deque()
         self.asked = 0
         self.size = 0
+        self.ahead = AHEAD_MIN
         self.denied_until = 0.0
 
 
@@ -62,6 +64,8 @@ class Lending:
     def __init__(self) -> None:
         self.enabled = False
         """Whether there is memory to be had."""
+        self.ahead_nbytes = AHEAD_NBYTES
+        """What is asked for ahead at most."""
         self._channels: dict[int, _Channel] = {}
         self._pieces: set[Piece] = set()
         self._stale = 0
@@ -86,8 +90,15 @@ class Lending:
                 found.grants.clear()
             # Sizes that vary, of compressed frames say, mostly grow by a little.
             found.size = nbytes if not found.size else nbytes + nbytes // 8
-        ahead = max(AHEAD_MIN, min(AHEAD_MAX, AHEAD_NBYTES // found.size))
-        for _ in range(ahead - len(found.grants) - found.asked):
+            found.ahead = AHEAD_MIN
+        missing = found.ahead - len(found.grants) - found.asked
+        # Several questions at a time are cheaper than one with each message.
+        if 2 * missing < found.ahead:
+            return frames
+        # More and more, as long as it is used: what is granted in vain is lost to others.
+        most = min(AHEAD_MAX, self.ahead_nbytes // found.size)
+        found.ahead = max(AHEAD_MIN, min(2 * found.ahead, most))
+        for _ in range(missing):
             frames.append(WantMemory(channel, found.size))
             found.asked += 1
         return frames
@@ -101,8 +112,12 @@ class Lending:
         if not grant.nbytes:
             found.denied_until = now + DENIED_S
             return []
-        if not found.size // 2 <= grant.nbytes <= 2 * found.size:
-            return [ReturnMemory(grant.channel, (grant.generation,))]
+        if not found.size <= grant.nbytes <= 2 * found.size:
+            found.asked += 1
+            return [
+                ReturnMemory(grant.channel, (grant.generation,)),
+                WantMemory(grant.channel, found.size),
+            ]
         found.grants.append(grant)
         return []
 
@@ -133,6 +148,10 @@ class Lending:
         for piece in self._pieces:
             self._stale += not piece.stale
             piece.stale = True
+
+    def refuse(self, channel: int) -> None:
+        """Nothing that is granted can be used."""
+        self._channels.setdefault(channel, _Channel()).denied_until = math.inf
 
     def close(self, channel: int) -> None:
         """A writer has ended; the node takes back what it has."""

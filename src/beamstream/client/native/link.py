@@ -7,6 +7,7 @@ it from receiving.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import math
@@ -36,6 +37,8 @@ DEAD_S: Final = 15.0
 BACKOFF_S: Final = 0.05
 BACKOFF_MAX_S: Final = 2.0
 WARN_S: Final = 5.0
+EXIT_S: Final = 10.0
+"""A program that ends waits this long for receipts."""
 
 log: Final = logging.getLogger("beamstream")
 Dial = Callable[[bool], Transport]
@@ -114,6 +117,12 @@ class Link:
             if self.session.state is not State.OVER:
                 self.changed.wait_for(lambda: self.session.quiet, timeout_s)
 
+    def end(self) -> None:
+        """Close when what was put has its receipts, or after a while."""
+        if not (self.forked or self.closed):
+            self.drain(EXIT_S)
+        self.close()
+
     def close(self) -> None:
         """End everything that is under way."""
         if self.forked:
@@ -179,21 +188,25 @@ class Link:
                 self._send_lock.release()
 
     def _send_all(self) -> None:
-        while True:
-            with self.lock:
-                transport = self._transport
-                buffers = self.session.take(time.monotonic()) if transport else None
-            if buffers is None or transport is None:
-                return
-            try:
+        transport = self._transport
+        try:
+            while transport is not None:
+                with self.lock:
+                    transport = self._transport
+                    buffers = self.session.take(time.monotonic()) if transport else None
+                if buffers is None or transport is None:
+                    return
                 transport.send(buffers)
-            except OSError:
-                # The receiving thread notices, and connects again.
+        except BaseException as error:
+            # Half a frame may have gone, also when it was Ctrl-C that came between: nothing more
+            # can follow it. The receiving thread notices, and connects again.
+            if transport is not None:
                 transport.shutdown()
                 with self.lock:
                     if self._transport is transport:
                         self._transport = None
-                return
+            if not isinstance(error, OSError):
+                raise
 
     def wake(self, call: Callable[[], None] | None = None) -> None:
         """Let the sending thread look what is due, after `call`; safe in destructors."""
@@ -333,7 +346,8 @@ class Link:
                     self.session.receive(frame, body, now, damaged, views)
                     due = self.session.due(now)
                     was_up = was_up or self.session.state is State.UP
-                    self.session.lending.enabled = self._may_write
+                    up = self.session.state is State.UP
+                    self.session.lending.enabled = up and self._may_write
                 # Whoever has the frame may let go of its memory while we wait for the next one.
                 del frame, body, damaged, views, arrived
                 if due:
@@ -359,6 +373,13 @@ class Link:
 
 
 _links: weakref.WeakSet[Link] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_all() -> None:
+    """A program that ends without closing has its last messages sent, if that is soon done."""
+    for link in list(_links):
+        link.end()
 
 
 def _forked() -> None:

@@ -311,7 +311,7 @@ class Outgoing:
                 self.messages -= settled
                 if not run.left:
                     self.nbytes -= run.nbytes
-                    run.buffers = ()
+                    run.buffers, run.put = (), None
                     if run.piece is not None:
                         run.piece.release()
                         run.piece = None

@@ -23,7 +23,7 @@ import xxhash
 from beamstream import limits
 from beamstream.client.native.faults import fault
 from beamstream.client.native.incoming import Arrived, Incoming
-from beamstream.client.native.lending import Lending
+from beamstream.client.native.lending import AHEAD_NBYTES, Lending
 from beamstream.client.native.outgoing import SMALL_NBYTES, Buffer, Fate, Outgoing, Run
 from beamstream.errors import BadInput, ConnectionLost, Error, LocalProtocolError, TooMany
 from beamstream.wire.native import calls, frames
@@ -177,6 +177,7 @@ class Session:
         if self.state is not State.GREETING:
             raise LocalProtocolError("the node said welcome twice")
         self.welcome, self.state = frame, State.UP
+        self.lending.ahead_nbytes = min(AHEAD_NBYTES, frame.cache_payload_nbytes_max // 4)
         if self.line is not None:
             self.line.take_gone()
             self._control.append(HeldPins(self.line.held()))
@@ -319,11 +320,11 @@ class Session:
     def take(self, now: float) -> list[Buffer] | None:
         """The next thing to send, as buffers; None when there is nothing."""
         if self.state is State.UP:
-            self._let_go(now)
             for reader in self._readers.values():
                 at = reader.due_at()
                 if at is not None and at <= now:
                     self._control.extend(reader.tell(now, self.next_number))
+            self._let_go(now)
         if self._control:
             buffers: list[Buffer] = [b"".join(map(frames.encode, self._control))]
             self._control.clear()
@@ -344,7 +345,8 @@ class Session:
         """Tell the node of shared memory that nobody looks at any more."""
         at = self.line.due_at() if self.line is not None else None
         if self.line is not None and at is not None and (at <= now or self._control):
-            self._control.append(Unpin(self.line.take_gone()))
+            # First of all: credit that is given back may be used for the same memory.
+            self._control.appendleft(Unpin(self.line.take_gone()))
 
     def _unchanged(self, writer: Outgoing, run: Run) -> bool:
         """What is sent again must be what was sent before; the node may have stored that."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import fnmatch
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, overload
@@ -360,9 +361,9 @@ def write_meta(hub: Hub, source: str, stream: str, meta: Meta, mode: str) -> Non
     hub._call(calls.SetMeta(source=source, stream=stream, document=document, mode=mode))
 
 
-def explain(hub: Hub, source: str, stream: str) -> str:
-    """Why there is nothing: that the stream does not exist, and what its name is like."""
-    text = f"there is no stream {stream!r} of source {source!r}"
+def explain(hub: Hub, source: str, pattern: str) -> str:
+    """That there is no such stream, and what its name is like; empty if there is one."""
+    text = f"there is no stream {pattern!r} of source {source!r} (yet)"
     try:
         sources: list[str] = hub._call(calls.ListSources())
         if source not in sources:
@@ -370,7 +371,10 @@ def explain(hub: Hub, source: str, stream: str) -> str:
         rows: list[calls.StreamRow] = hub._call(calls.ListStreams(source=source))
     except Error as error:
         return f"{text}: {error}"
-    return f"{text} (yet){_nearest(stream, [row.stream for row in rows])}"
+    names = [row.stream for row in rows]
+    if any(fnmatch.fnmatchcase(name, pattern) or name == pattern for name in names):
+        return ""
+    return text + _nearest(pattern, names)
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:

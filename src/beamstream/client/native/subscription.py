@@ -11,7 +11,7 @@ from typing import Final, Self
 
 from beamstream import limits
 from beamstream.client.native.faults import again
-from beamstream.client.native.incoming import Arrived, Incoming
+from beamstream.client.native.incoming import ACK_S, Arrived, Incoming
 from beamstream.client.native.link import Link
 from beamstream.client.native.messages import (
     Batch,
@@ -172,30 +172,33 @@ class Subscription:
         limit = self._timeout if timeout is None else timeout
         began = time.monotonic()
         until = None if limit is None else began + limit
+        hurry = False
         while True:
-            self.prepare()
+            self.prepare(all_of_it=hurry)
             with self._link.lock:
                 item = self._incoming.next(time.monotonic())
                 if item is None and not self.over:
-                    self._changed.wait(self.pause(began, until))
+                    hurry = not self._changed.wait(self.pause(began, until))
                     item = self._incoming.next(time.monotonic())
                 if item is not None:
                     return item
                 if self.over:
                     self.finish()
                     return None
-            if self.look_at_clock(began, until):
+            if self.timed_out(until):
                 if timeout is not None:
                     self.end = None
                     raise TimedOut(f"nothing came from {self._name} within {timeout:g} s")
                 return None
+            if self.doubtful(began):
+                self.warn()
 
-    def prepare(self) -> None:
-        """Tell the node all that there is to tell, before waiting."""
+    def prepare(self, *, all_of_it: bool) -> None:
+        """Tell the node what there is to tell, before waiting: what is due, or all of it."""
         now = time.monotonic()
         with self._link.lock:
             self._incoming.ask()
-            self._link.session.say_for(self._incoming, now, all_of_it=True)
+            self._link.session.say_for(self._incoming, now, all_of_it=all_of_it)
         self._flush()
 
     @property
@@ -213,23 +216,31 @@ class Subscription:
     def pause(self, began: float, until: float | None) -> float | None:
         """How long to wait, seconds."""
         times = [] if until is None else [until]
-        if not self._warned and not self._incoming.opened:
+        if self._incoming.untold:
+            times.append(time.monotonic() + ACK_S)
+        if not (self._warned or self._incoming.opened):
             times.append(began + MISSING_S)
         return max(min(times) - time.monotonic(), 0.0) if times else None
 
-    def look_at_clock(self, began: float, until: float | None) -> bool:
-        """Whether it has been waited for long enough; warns of streams that do not exist."""
-        now = time.monotonic()
-        if until is not None and now >= until:
-            self.end = End("timeout", self._incoming.asked.stream)
-            return True
-        if not self._warned and not self._incoming.opened and now >= began + MISSING_S:
-            self._warn()
-        return False
+    def timed_out(self, until: float | None) -> bool:
+        """Whether it has been waited for long enough; then that is the `end`."""
+        if until is None or time.monotonic() < until:
+            return False
+        self.end = End("timeout", self._incoming.asked.stream)
+        return True
 
-    def _warn(self) -> None:
+    def doubtful(self, began: float) -> bool:
+        """Whether it is time to look if what is waited for exists at all."""
+        if self._warned or self._incoming.opened:
+            return False
+        return time.monotonic() >= began + MISSING_S
+
+    def warn(self) -> None:
+        """Say once that there is no such stream, if there is none; asks the node."""
         self._warned = True
-        warnings.warn(self._explain(), NoSuchStreamYet, stacklevel=6)
+        why = self._explain()
+        if why:
+            warnings.warn(why, NoSuchStreamYet, stacklevel=6)
 
     @property
     def _name(self) -> str:

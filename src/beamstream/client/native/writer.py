@@ -9,11 +9,14 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+import msgspec
+
 from beamstream import limits
 from beamstream.client.native import packing
 from beamstream.client.native.batching import cut, pack_all
 from beamstream.client.native.buffers import Buffers
 from beamstream.client.native.faults import again
+from beamstream.client.native.filling import Filling, obtain
 from beamstream.client.native.link import Link
 from beamstream.client.native.outgoing import SMALL_NBYTES, Buffer, Outgoing, Run, check_id
 from beamstream.client.native.packing import Meta, digest, pack_meta
@@ -115,10 +118,16 @@ class Writer:
         buffer = packed.buffer
         nbytes = len(buffer)
         text = pack_meta(meta) if meta else b""
-        mark = digest(buffer) if nbytes else packing.NO_DIGEST
         number = 0 if id is None else check_id(id)
         path = packed.name if name is None else name
         out = self._out if level is None else self._open(to_level(level))
+        if nbytes >= SMALL_NBYTES and not path:
+            filling = self._obtain(out, nbytes)
+            if filling is not None:
+                mark = filling.copy_in(buffer)
+                put = self._put(nbytes, mark, number, text, packed.info, "", substream, of)
+                return self._receipt(self._send_filled(out, put, filling), 0, 1)
+        mark = digest(buffer) if nbytes else packing.NO_DIGEST
         if path or substream or of or nbytes >= SMALL_NBYTES:
             put = self._put(nbytes, mark, number, text, packed.info, path, substream, of)
             return self._receipt(self._send_run(out, put, buffer, nbytes), 0, 1)
@@ -187,7 +196,30 @@ class Writer:
         shape, dtype : of the array; its content is arbitrary at first.
         meta, how : as for `send`.
         """
-        return FilledFrame(self, self._memory, shape, dtype, meta, how)
+        return FilledFrame(self, shape, dtype, meta, how)
+
+    def _fill(self, nbytes: int, how: dict[str, Any]) -> tuple[memoryview, Filling | None]:
+        """Memory for a frame, the node's own if possible."""
+        if nbytes >= SMALL_NBYTES and not how.keys() & {"name", "codec", "level"}:
+            filling = self._obtain(self._out, nbytes)
+            if filling is not None:
+                return filling.view, filling
+        return self._memory.get(nbytes), None
+
+    def _sent_in_place(
+        self,
+        array: np.ndarray[Any, Any],
+        meta: Meta | None,
+        filling: Filling,
+        id: int | None = None,
+        substream: int = 0,
+        of: int = 0,
+    ) -> Receipt:
+        """Send an array that lies in `filling`."""
+        info = packing.pack(array).info
+        text, number = pack_meta(meta), 0 if id is None else check_id(id)
+        put = self._put(array.nbytes, filling.digest(), number, text, info, "", substream, of)
+        return self._receipt(self._send_filled(self._out, put, filling), 0, 1)
 
     def skip(self, ids: Iterable[int] | int) -> None:
         """Say that these ids will never come, so that readers do not wait for them."""
@@ -235,6 +267,30 @@ class Writer:
             run = out.add_run(put, parts, nbytes)
         # Whoever sends large arrays may change them afterwards: they have to be gone by then.
         link.pump(all_of_it=nbytes >= SMALL_NBYTES)
+        return run
+
+    def _obtain(self, out: Outgoing, nbytes: int) -> Filling | None:
+        """Memory of the node for a message, if it is on this machine and lends some."""
+        if not self._link.session.lending.enabled:
+            return None
+        with self._link.lock:
+            self._wait_for_room(out, 1, nbytes)
+        return obtain(self._link, self._changed, out, nbytes, self._timeout)
+
+    def _send_filled(self, out: Outgoing, put: Put, filling: Filling) -> Run:
+        """Send what is in the node's memory already."""
+        link = self._link
+        with link.lock:
+            if filling.piece.stale or out.error is not None:
+                # The connection broke meanwhile: it goes by the socket.
+                copy = bytes(filling.view)
+                filling.piece.release()
+                run = out.add_run(put, [copy], len(copy))
+            else:
+                place = msgspec.structs.replace(put, place=filling.place)
+                run = out.add_run(place, [filling.view], len(filling.view))
+                run.piece = filling.piece
+        link.pump()
         return run
 
     def _wait_for_room(self, out: Outgoing, messages: int, nbytes: int) -> None:
@@ -346,7 +402,6 @@ class FilledFrame:
     def __init__(
         self,
         writer: Writer,
-        memory: Buffers,
         shape: tuple[int, ...] | int,
         dtype: DTypeLike,
         meta: Meta | None,
@@ -365,8 +420,8 @@ class FilledFrame:
             nbytes *= length
         if not 0 <= nbytes <= limits.PAYLOAD_NBYTES_MAX:
             raise BadInput(f"an array of shape {lengths} and dtype {kind} cannot be sent")
-        memory_view = memory.get(nbytes)
-        self._array: np.ndarray[Any, Any] | None = np.ndarray(lengths, kind, buffer=memory_view)
+        memory, self._filling = writer._fill(nbytes, how)
+        self._array: np.ndarray[Any, Any] | None = np.ndarray(lengths, kind, buffer=memory)
 
     def __enter__(self) -> np.ndarray[Any, Any]:
         if self._array is None:
@@ -375,8 +430,19 @@ class FilledFrame:
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         array, self._array = self._array, None
-        if kind is None and array is not None:
-            self.receipt = self._writer.send(array, self._meta, **self._how)
+        if array is None:
+            return
+        filling, self._filling = self._filling, None
+        if filling is None:
+            if kind is None:
+                self.receipt = self._writer.send(array, self._meta, **self._how)
+            return
+        try:
+            if kind is None:
+                self.receipt = self._writer._sent_in_place(array, self._meta, filling, **self._how)
+        finally:
+            if self.receipt is None:
+                filling.give_back()
 
 
 def to_level(level: Level | str | int | None) -> int:

@@ -42,7 +42,7 @@ from beamstream.server.doors.services import Services
 from beamstream.server.doors.sockets import keep_alive
 from beamstream.server.ingest import Wait
 from beamstream.server.messages import Producer
-from beamstream.server.puts import Job
+from beamstream.server.put_jobs import Job
 from beamstream.server.streams import View
 from beamstream.store.cache import Slot
 from beamstream.wire.native import frames
@@ -69,7 +69,7 @@ class NativeConnection(asyncio.BufferedProtocol):
         self._closed = False
         self._deadline: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None
-        self._left_nbytes = 0
+        self._sent_nbytes = 0
         self._seen_nbytes = 0
         self._stalled_at = -1
         self._paused: set[str] = set()
@@ -137,7 +137,7 @@ class NativeConnection(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         if self._stalled is None:
-            self._left_nbytes = self._transport.get_write_buffer_size()
+            self._sent_nbytes = self.sender.sent_nbytes
             self._stalled = self._loop.call_later(limits.STALL_SECONDS_MAX, self._check_progress)
         if self.sender.queued_nbytes > 2 * limits.NATIVE_QUEUE_NBYTES_MAX:
             # Who asks without reading the answers is asked to read first.
@@ -542,10 +542,10 @@ class NativeConnection(asyncio.BufferedProtocol):
         self._deadline = self._loop.call_later(limits.STALL_SECONDS_MAX / 2, self._watch)
 
     def _check_progress(self) -> None:
-        left = self._transport.get_write_buffer_size()
-        if left >= self._left_nbytes:
+        sent = self.sender.sent_nbytes
+        if sent <= self._sent_nbytes:
             log.warning("reader stopped reading", peer=self._address)
             self._transport.abort()
             return
-        self._left_nbytes = left
+        self._sent_nbytes = sent
         self._stalled = self._loop.call_later(limits.STALL_SECONDS_MAX, self._check_progress)

@@ -22,7 +22,7 @@ from beamstream.server.doors.native_outlet import Loads
 from beamstream.server.ingest import Wait
 from beamstream.server.messages import Producer
 from beamstream.server.put_checks import check_put
-from beamstream.server.puts import Job, Writer
+from beamstream.server.put_jobs import Job, Writer
 from beamstream.store.cache import Slot
 from beamstream.wire.native import frames
 

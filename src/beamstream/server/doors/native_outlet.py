@@ -170,6 +170,8 @@ class Loads:
         waiting = self._waiting[channel]
         try:
             while waiting and not self._closed:
+                # What is read from disk must not pile up for who does not read it.
+                await self._sender.until_writable()
                 await waiting[0]()
                 waiting.popleft()
         finally:

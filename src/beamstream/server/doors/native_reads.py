@@ -18,7 +18,7 @@ from beamstream.server.streams import View
 from beamstream.store.query import parse
 from beamstream.store.query_tree import AllOf, Comparison, Key, Operator
 from beamstream.wire.native import calls, frames
-from beamstream.wire.native.batches import Batch, Lost
+from beamstream.wire.native.batches import NO_DIGEST, Batch, Lost
 
 if TYPE_CHECKING:
     from beamstream.server.doors.native_calls import Asked
@@ -181,14 +181,9 @@ class Reading:
             result = calls.encode(calls.Fetched(batch=batch, more=more))
             return frames.Reply(asked.number, result)
 
-        await self._until_writable()
+        await self._sender.until_writable()
         await self._loads.send(view, records if payloads else [], framed)
         asked.calls.ended()
-
-    async def _until_writable(self) -> None:
-        """Who does not read the answers does not get more of them."""
-        while not self._sender.writable and await self._sender.until_drained():
-            pass
 
     async def _slice(self, asked: Asked, view: View, items: Sequence[Item]) -> None:
         """Part of the payload of one message."""
@@ -214,13 +209,13 @@ class Reading:
             seq=cut.seq,
             id=cut.id,
             sizes=(end - start,),
-            digests=batches.NO_DIGEST,
+            digests=NO_DIGEST,
             timestamps_ns=cut.timestamps_ns,
             metas=cut.metas,
             infos=cut.infos,
             names=cut.names,
         )
-        await self._until_writable()
+        await self._sender.until_writable()
         result = calls.encode(calls.Fetched(batch=batch))
         self._sender.send(frames.Reply(asked.number, result), [piece])
         asked.calls.ended()

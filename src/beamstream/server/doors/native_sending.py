@@ -69,6 +69,12 @@ class Sender:
         return self._transport.get_write_buffer_size() + self._small_nbytes + self._behind_nbytes
 
     @property
+    def sent_nbytes(self) -> int:
+        """What has left the node so far."""
+        left = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        return self._given - left
+
+    @property
     def writable(self) -> bool:
         return (
             self._transport is not None
@@ -184,6 +190,15 @@ class Sender:
             self._waiting = self._waiting or asyncio.Event()
             await self._waiting.wait()
         return self._transport is not None
+
+    async def until_writable(self) -> None:
+        """Who does not read what was sent does not get more of it."""
+        while self._transport is not None and not self.writable:
+            if self._exclusive:
+                async with self._turn:
+                    pass
+            else:
+                await self.until_drained()
 
     async def begin(self, frame: Frame, body_nbytes: int) -> bool:
         """Send a frame whose body follows by `piece`; other frames wait until `end`.

@@ -217,6 +217,7 @@ class Catalog(abc.ABC):
     def producer_position(self, beamtime: str, source: str, stream: str, producer: bytes) -> int:
         """The largest sequence of this producer that is stored; 0 for none."""
 
+    @abc.abstractmethod
     def segment_end(self, beamtime: str, segment: int) -> int:
         """Where the last payload in this segment ends of which there is a record; 0 for none.
 

@@ -29,7 +29,7 @@ class Mode(enum.IntEnum):
     UNORDERED = 0
     """What is open, lowest seq first; what comes again comes when it is due."""
     ORDERED = 1
-    """By id; what comes again or late holds up what is behind it."""
+    """By id; an id that is missing holds up what is behind it, as `Gaps` says."""
     NEWEST = 2
     """Only the newest; what was overtaken is left out."""
 
@@ -299,7 +299,7 @@ class End(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Credit(msgspec.Struct, array_like=True, frozen=True):
-    """So many more messages and bytes of payload may be pushed."""
+    """So many more messages (parts, of datasets) and bytes of payload may be pushed."""
 
     channel: int
     messages: int

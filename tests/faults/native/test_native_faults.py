@@ -1,0 +1,26 @@
+"""Kills, freezes and cuts around the native clients: nothing is lost, wrong, or there twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from beamstream.testing.node import NodeProcess
+
+from .rounds import run
+
+pytestmark = [pytest.mark.system]
+
+
+def test_faults_of_all_kinds_lose_nothing(tmp_path: Path, seconds: float, seed: int) -> None:
+    with NodeProcess(tmp_path / "data", cache="16MiB", durability="disk") as node:
+        verdict, history = run(node, tmp_path, seconds=seconds / 2, seed=seed)
+        print(verdict)
+        if not verdict:
+            history.dump(tmp_path / "history.jsonl")
+    assert verdict, str(verdict)
+    assert verdict.puts
+    assert verdict.gets
+    assert verdict.acks
+    assert verdict.faults >= 4
