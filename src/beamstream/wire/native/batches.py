@@ -9,11 +9,19 @@ here: one for all, or one each; empty for plain bytes.
 from __future__ import annotations
 
 from itertools import accumulate
+from typing import Annotated
 
 import msgspec
 
 from beamstream import limits
 from beamstream.errors import RemoteProtocolError
+
+_OF_A_BATCH = msgspec.Meta(max_length=limits.NATIVE_BATCH_MAX)
+Numbers = Annotated[tuple[int, ...], _OF_A_BATCH]
+Texts = Annotated[tuple[str, ...], _OF_A_BATCH]
+Blobs = Annotated[tuple[bytes, ...], _OF_A_BATCH]
+Ranges = Annotated[tuple[tuple[int, int], ...], _OF_A_BATCH]
+"""Columns: longer ones are refused while they are read."""
 
 DIGEST_NBYTES = 16
 NO_DIGEST = bytes(DIGEST_NBYTES)
@@ -72,16 +80,16 @@ class Batch(msgspec.Struct, array_like=True, frozen=True, gc=False):
     count: int
     seq: int
     id: int
-    sizes: tuple[int, ...]
+    sizes: Numbers
     digests: bytes
-    timestamps_ns: int | tuple[int, ...]
-    seqs: tuple[int, ...] | None = None
-    ids: tuple[int, ...] | None = None
-    metas: tuple[bytes, ...] | None = None
-    infos: bytes | tuple[bytes, ...] = b""
-    names: tuple[str, ...] | None = None
-    deliveries: tuple[int, ...] | None = None
-    substreams: tuple[int, ...] | None = None
+    timestamps_ns: int | Numbers
+    seqs: Numbers | None = None
+    ids: Numbers | None = None
+    metas: Blobs | None = None
+    infos: bytes | Blobs = b""
+    names: Texts | None = None
+    deliveries: Numbers | None = None
+    substreams: Numbers | None = None
     datasets: tuple[Part, ...] | None = None
     places: tuple[Place, ...] | None = None
     lost: tuple[Lost, ...] = ()

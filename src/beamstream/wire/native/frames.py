@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from beamstream.errors import RemoteProtocolError
-from beamstream.wire.native.batches import Batch, Place
+from beamstream.wire.native.batches import Batch, Blobs, Numbers, Place, Ranges
 from beamstream.wire.native.framing import pack_head
 
 MAGIC: Final = "beamstream"
@@ -135,12 +135,12 @@ class Put(msgspec.Struct, array_like=True, frozen=True):
     channel: int
     sequence: int
     count: int
-    sizes: tuple[int, ...]
+    sizes: Numbers
     digests: bytes
     id: int = 0
-    ids: tuple[int, ...] | None = None
-    metas: tuple[bytes, ...] | None = None
-    infos: bytes | tuple[bytes, ...] = b""
+    ids: Numbers | None = None
+    metas: Blobs | None = None
+    infos: bytes | Blobs = b""
     name: str = ""
     substream: int = 0
     expected: int = 0
@@ -312,7 +312,7 @@ class Ack(msgspec.Struct, array_like=True, frozen=True):
     channel: int
     ref: int
     tag: int
-    ranges: tuple[tuple[int, int], ...]
+    ranges: Ranges
     call: int = 0
 
 
@@ -322,7 +322,7 @@ class Nack(msgspec.Struct, array_like=True, frozen=True):
     channel: int
     ref: int
     tag: int
-    ranges: tuple[tuple[int, int], ...]
+    ranges: Ranges
     delay_s: float = 0.0
     counted: bool = True
     call: int = 0
