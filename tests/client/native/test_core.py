@@ -321,7 +321,7 @@ def test_acknowledgements_gather_and_are_confirmed() -> None:
     assert not acknowledge(incoming, arrived, 3, 4, now=10.001)
     assert incoming.tell(10.001, call) == []
     assert incoming.due_at() == 10.001 + ACK_S
-    assert incoming.tell(10.01, call) == [Ack(7, 0, 1, ((2, 4),), 2)]
+    assert incoming.tell(10.001 + ACK_S, call) == [Ack(7, 0, 1, ((2, 4),), 2)]
     assert not incoming.all_confirmed
     assert incoming.confirmed(1)
     assert incoming.confirmed(2)
@@ -470,7 +470,7 @@ def test_nothing_that_was_acknowledged_is_held(steps: list[tuple[str, int]]) -> 
     in_hand: list[tuple[Any, int]] = []
     seq, tag = 1, 1
     for step, number in steps:
-        now += 0.01
+        now += 2 * ACK_S
         match step:
             case "deliver":
                 deliver(incoming, seq, number, tag=tag, now=now)

@@ -510,10 +510,10 @@ def test_a_hub_that_is_dropped_ends_by_itself(node: NodeProcess) -> None:
 def test_importing_is_quick_and_loads_little() -> None:
     code = """
 import sys, time
-start = time.perf_counter()
+start = time.process_time()
 import beamstream as bs
 bs.connect
-seconds = time.perf_counter() - start
+seconds = time.process_time() - start
 mine = {"beamstream", "numpy", "msgspec", "xxhash"}
 standard = sys.stdlib_module_names
 foreign = {name.split(".")[0] for name in sys.modules} - mine - standard

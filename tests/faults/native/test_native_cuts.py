@@ -65,14 +65,14 @@ def _through(proxy: Proxy, data: bytes) -> bytes:
     """What comes back of `data` before the end of the connection, or all of it."""
     host, _, port = proxy.url.removeprefix("tcp://").rpartition(":")
     back = b""
-    with socket.create_connection((host, int(port)), 10) as connection:
-        with contextlib.suppress(OSError):
-            connection.sendall(data)
-            while len(back) < len(data):
-                piece = connection.recv(65536)
-                if not piece:
-                    break
-                back += piece
+    connection = socket.create_connection((host, int(port)), 10)
+    with connection, contextlib.suppress(OSError):
+        connection.sendall(data)
+        while len(back) < len(data):
+            piece = connection.recv(65536)
+            if not piece:
+                break
+            back += piece
     return back
 
 

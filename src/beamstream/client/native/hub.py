@@ -51,7 +51,7 @@ class Hub:
         if self._link.line is None:
             return limits.NATIVE_CREDIT_NBYTES_MAX
         # Some of it is in hand still when more is asked for.
-        return max(self._welcome.shared_nbytes_max * 3 // 4, limits.MIB)
+        return max(self._welcome.shared_nbytes_max // 2, limits.MIB)
 
     @property
     def access(self) -> tuple[str, ...]:
