@@ -321,7 +321,9 @@ def test_without_memory_for_an_arena_there_is_one_less() -> None:
     loans = [cache.lend("bt") for _ in range(3)]
     cache.take_back(next(loan for loan in loans if loan is not None))
     while not memories.waiting:
-        filled(memories, "bt", 100, object())
+        slot = cache.allocate("bt", 100)
+        if slot is not None:
+            cache.unpin(slot)
     cache.renewed(memories.waiting.pop().new, None)
     assert cache.nbytes == (COUNT - 1) * ARENA
     assert filled(memories, "bt", ARENA, "more").alive

@@ -299,17 +299,16 @@ class Cache:
             arena = ring.arenas[ring.current]
             if arena.stale and (arena.foreign or not arena.cursor) and not arena.in_use:
                 self._renew(arena)
-            if arena.ready and not arena.foreign:
+            if not arena.ready:
+                # There will be room in a moment: nothing else needs to go for it.
+                return None
+            if not arena.foreign:
                 offset = self._sweep(arena, nbytes)
                 if offset >= 0:
                     return self._place(arena, offset, nbytes)
             arena.cursor = 0
             ring.current += 1
             if ring.current == len(ring.arenas) and not self._acquire(ring):
-                if ring.lent and not arena.ready:
-                    # There will be more room in a moment: nothing needs to go for it.
-                    ring.current -= 1
-                    return None
                 ring.current = 0
         return None
 

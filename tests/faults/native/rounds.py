@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import time
@@ -25,7 +24,6 @@ WITH_GIVEN_IDS: Final = (SHARED, LARGE)
 MANUAL, LOOP, BATCHES = "manual", "loop", "batches"
 GROUPS: Final = {MANUAL: STREAMS, LOOP: (AUTO, SHARED, CACHED), BATCHES: (MANY, LARGE, CACHED)}
 
-SHM = os.environ.get("H11_SHM") == "1"
 LEASE_S: Final = 2.0
 AHEAD_S: Final = 4 * LEASE_S
 """A lease, taken anew by who is frozen behind a lease."""
@@ -38,8 +36,9 @@ _ANSWERS_BETWEEN: Final = ((50, 600), (50, 600), (200, 1_000), (2_000, 4_000))
 class Crew:
     """All clients of a run, and what stands between them and the node."""
 
-    def __init__(self, node: NodeProcess, history: History, folder: Path) -> None:
+    def __init__(self, node: NodeProcess, history: History, folder: Path, *, shared: bool) -> None:
         self.node = node
+        self.shared = shared
         self.history = history
         self.board = Board(GROUPS)
         self.proxies: dict[str, Proxy] = {}
@@ -119,11 +118,9 @@ class Crew:
                 lambda: self.history.client_fault(name, "cut"),
             )
             url = proxy.url
-        shared = {
-            "BEAMSTREAM_SHM": "0" if by == "proxy" or not SHM else "1",
-            "BEAMSTREAM_CONNECT_FILE": "",
-        }
-        return told.Setting(name, url, self._token, role), shared
+        shared = self.shared and by != "proxy"
+        env = {"BEAMSTREAM_SHM": "1" if shared else "0", "BEAMSTREAM_CONNECT_FILE": ""}
+        return told.Setting(name, url, self._token, role), env
 
     def _log(self, name: str) -> Path:
         return self._folder / f"{name}.log"
@@ -295,15 +292,17 @@ def run(
     seconds: float,
     seed: int,
     faults: int = 1,
+    shared: bool = False,
     kinds: Sequence[str] = ALL_KINDS,
 ) -> tuple[Verdict, History]:
     """Let clients work while things of these kinds break; then read back and judge.
 
-    Goes on for at least `seconds` and `faults`.
+    Goes on for at least `seconds` and `faults`. With `shared` those clients that are not behind a
+    relay use the node's memory.
     """
     history = History(seed)
     node.start()
-    crew = Crew(node, history, folder)
+    crew = Crew(node, history, folder, shared=shared)
     breaking = Faults(crew, seed, kinds)
     try:
         crew.start()

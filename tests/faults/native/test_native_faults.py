@@ -13,9 +13,12 @@ from .rounds import run
 pytestmark = [pytest.mark.system]
 
 
-def test_faults_of_all_kinds_lose_nothing(tmp_path: Path, seconds: float, seed: int) -> None:
+@pytest.mark.parametrize("shared", [False, True], ids=["sockets", "memory"])
+def test_faults_of_all_kinds_lose_nothing(
+    tmp_path: Path, seconds: float, seed: int, shared: bool
+) -> None:
     with NodeProcess(tmp_path / "data", cache="16MiB", durability="disk") as node:
-        verdict, history = run(node, tmp_path, seconds=seconds / 2, seed=seed)
+        verdict, history = run(node, tmp_path, seconds=seconds / 3, seed=seed, shared=shared)
         print(verdict)
         if not verdict:
             history.dump(tmp_path / "history.jsonl")

@@ -73,6 +73,9 @@ class LifeLine:
         self._closing = False
         connected.settimeout(ANSWER_S)
         connected.send(sharing.pack_session(session))
+        # What is asked for over the main connection from now on finds the life line in place.
+        if not connected.recv(sharing.PACKET_NBYTES_MAX):
+            raise ConnectionLost("the node does not know this session")
 
     @classmethod
     def connect(
@@ -86,7 +89,7 @@ class LifeLine:
         try:
             _connect(connected, path)
             return cls(connected, session, wake)
-        except OSError:
+        except (OSError, Error):
             connected.close()
             return None
 

@@ -158,6 +158,7 @@ class LifeLine:
             if self._holder is None:
                 raise RemoteProtocolError("there is no such session")
             self._deadline.cancel()
+            self._send(sharing.pack_answer(sharing.READY, 0))
             return
         request = sharing.unpack_request(packet)
         if isinstance(request, sharing.LetGo):

@@ -1,9 +1,10 @@
 """How memory is shared with clients on the node's machine: what is said on the second socket.
 
 It is a Unix socket of whole packets (``SOCK_SEQPACKET``). The client's first packet names its
-session; then it asks for arenas by their ids, and says which pins it has let go. The node answers
-each question with one packet, which carries a descriptor if it is granted; a notice that a memory
-is of no use any more may come at any time. Integers are little endian.
+session, which the node answers; then it asks for arenas by their ids, and says which pins it has
+let go. The node answers each question with one packet, which carries a descriptor if it is
+granted; a notice that a memory is of no use any more may come at any time. Integers are little
+endian.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
 _MAGIC: Final = b"BSA1"
 _ASK: Final = struct.Struct("<cQ?")
 _ANSWER: Final = struct.Struct("<cQQ")
+READY: Final = b"H"
 GRANTED: Final = b"G"
 REFUSED: Final = b"R"
 RETIRED: Final = b"X"
@@ -105,7 +107,7 @@ def unpack_request(packet: bytes) -> Ask | LetGo:
 
 
 def pack_answer(kind: bytes, arena: int, nbytes: int = 0) -> bytes:
-    """`GRANTED` (of `nbytes`, with a descriptor), `REFUSED`, or the notice `RETIRED`."""
+    """`READY`, `GRANTED` (of `nbytes`, with a descriptor), `REFUSED`, or the notice `RETIRED`."""
     return _ANSWER.pack(kind, arena, nbytes)
 
 
