@@ -197,7 +197,7 @@ PRODUCER_RUNS_MAX: Final = 512
 far more batches than can be stored and not yet answered."""
 
 NATIVE_WINDOW_NBYTES: Final = 64 * MIB
-"""Payload that a native client may have on its way without receipts: some frames of any detector."""
+"""Payload that a native client may have on its way without receipts."""
 
 NATIVE_CHANNELS_MAX: Final = 1_024
 """Writers and subscriptions of one native connection."""

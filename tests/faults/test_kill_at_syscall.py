@@ -137,7 +137,7 @@ class Lab:
         raise AssertionError(line)
 
     def _revive(self) -> None:
-        """Start the node if it is dead: a call after the answer may have been the one that killed."""
+        """Start the node if it is dead: a call after the answer may have been the fatal one."""
         if not self.node.running:
             self.history.fault("killed after the answer")
             self.node.kill()

@@ -140,8 +140,14 @@ class Node:
     # ------------------------------------------------------------------ building
 
     def _build(self, loop: asyncio.AbstractEventLoop) -> None:
-        settings, folder = self._settings, self._folder
         self._loop = loop
+        self._build_stores()
+        self._build_planes()
+        self._build_services()
+
+    def _build_stores(self) -> None:
+        """What is kept: records, files, payloads in memory."""
+        loop, folder = self._loop, self._folder
         self._began_ns = time.time_ns()
         self._registry = Registry(folder.node_db)
         self._boot = self._registry.new_boot(time.time_ns(), __version__)
@@ -157,12 +163,16 @@ class Node:
             on_renew=self._renewing.renew,
             on_retired=self._renewing.forget,
         )
+        self._threads = ThreadPoolExecutor(limits.FILE_THREADS, "files")
+        self._logs = SegmentLogs(folder.segments, self._catalog.segment_end)
+
+    def _build_planes(self) -> None:
+        """What decides: the one way into the catalog, what is visible, who is handed what."""
+        loop, settings = self._loop, self._settings
         self._stats = Stats()
         self._streams = Streams(self._catalog)
-        self._logs = SegmentLogs(folder.segments, self._catalog.segment_end)
         self._commits = Commits(self._catalog, loop, self._marks, self._logs.prepare)
         self._maintenance = Maintenance(self._catalog, self._commits)
-        self._threads = ThreadPoolExecutor(limits.FILE_THREADS, "files")
         self._deliveries = Deliveries(
             self._catalog,
             self._streams,
@@ -171,33 +181,20 @@ class Node:
             syncs=settings.durability >= Level.DISK,
             boot=self._boot,
         )
-        beamtimes = Beamtimes(settings, self._registry)
-        payloads = Payloads(
+        self._beamtimes = Beamtimes(settings, self._registry)
+        self._payloads = Payloads(
             cache=self._cache,
             streams=self._streams,
             roots=self._roots,
-            beamtimes=beamtimes,
+            beamtimes=self._beamtimes,
             logs=self._logs,
         )
-        ingest = Ingest(
+        self._ingest = Ingest(
             loop=loop,
             streams=self._streams,
             commits=self._commits,
             cache=self._cache,
             roots=self._roots,
-            stats=self._stats,
-            threads=self._threads,
-            durability=settings.durability,
-            node=self._registry.node_id,
-            boot=self._boot,
-        )
-        puts = Puts(
-            loop=loop,
-            streams=self._streams,
-            commits=self._commits,
-            cache=self._cache,
-            payloads=payloads,
-            ingest=ingest,
             stats=self._stats,
             threads=self._threads,
             durability=settings.durability,
@@ -206,29 +203,46 @@ class Node:
         )
         self._shared = SharedMemory(
             cache=self._cache,
-            room=ingest.room,
-            wait=ingest.wait_for_room,
+            room=self._ingest.room,
+            wait=self._ingest.wait_for_room,
             later=loop.call_later,
             machine=this_machine(),
         )
-        self._renewing.connect(self._cache, ingest.room, self._shared.retired)
+        self._renewing.connect(self._cache, self._ingest.room, self._shared.retired)
+
+    def _build_services(self) -> None:
+        """What doors are handed."""
+        loop, settings, folder = self._loop, self._settings, self._folder
+        puts = Puts(
+            loop=loop,
+            streams=self._streams,
+            commits=self._commits,
+            cache=self._cache,
+            payloads=self._payloads,
+            ingest=self._ingest,
+            stats=self._stats,
+            threads=self._threads,
+            durability=settings.durability,
+            node=self._registry.node_id,
+            boot=self._boot,
+        )
         hall = Hall(loop, self._catalog, self._streams, self._deliveries, self._stats)
         subscriptions = Subscriptions(hall)
         self._services = Services(
             loop=loop,
             authorizer=Authorizer(self._registry, folder.key, time.time),
-            beamtimes=beamtimes,
+            beamtimes=self._beamtimes,
             catalog=self._catalog,
             cache=self._cache,
             streams=self._streams,
-            ingest=ingest,
+            ingest=self._ingest,
             deliveries=self._deliveries,
-            reads=Reads(self._catalog, self._streams, payloads),
+            reads=Reads(self._catalog, self._streams, self._payloads),
             roots=self._roots,
             stats=self._stats,
             threads=self._threads,
             advertise=settings.advertise,
-            payloads=payloads,
+            payloads=self._payloads,
             logs=self._logs,
             puts=puts,
             subscriptions=subscriptions,
