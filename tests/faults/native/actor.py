@@ -189,7 +189,6 @@ class Reading:
         role = self.role
         group = self.stream.group(
             role.group,
-            mode=role.mode,
             lease=role.lease_s,
             ack="manual" if role.how == "manual" else "auto",
         )

@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -18,11 +19,12 @@ from beamstream.testing.checker import Call, History, Outcome
 
 from . import told
 
-BACKLOG_MAX = 300
+BACKLOG_MAX: Final = 300
 """Messages of a stream that have been sent and not yet reached each group."""
 
-BURST_MAX = 60
-_END_S = 40.0
+BURST_MAX: Final = 60
+_END_S: Final = 90.0
+_STATE_NBYTES: Final = 8_000
 
 
 class Board:
@@ -165,8 +167,8 @@ class ClientProcess:
             size = self.log.stat().st_size
             self.signal(signal.SIGUSR1)
             self.ended.wait(1.0)
-            return self.log.read_text(errors="replace")[size:][-8000:]
-        return self.log.read_text(errors="replace")[-2000:]
+            return self.log.read_text(errors="replace")[size:][-_STATE_NBYTES:]
+        return self.log.read_text(errors="replace")[-_STATE_NBYTES:]
 
     def _reap(self) -> None:
         process, thread = self._process, self._thread
@@ -377,11 +379,6 @@ class ReaderProcess(ClientProcess):
             call, word.id, digest=word.digest, meta=word.meta, error=word.error, at_s=word.at_s
         )
         self._board.got(self.role.group, word.stream)
-
-    def holds_nothing(self) -> bool:
-        """All that it has got is acknowledged or given back."""
-        acked = {(call.stream, call.id) for call in self._acks.values()}
-        return not acked and all(get.given_back for get in list(self._gets.values())[-1:])
 
     def gone(self) -> None:
         for call in self._acks.values():

@@ -28,7 +28,7 @@ LEASE_S: Final = 2.0
 AHEAD_S: Final = 4 * LEASE_S
 """A lease, taken anew by who is frozen behind a lease."""
 
-_STALL_S: Final = 40.0
+_STALL_S: Final = 90.0
 _ANSWERS_BETWEEN: Final = ((50, 600), (50, 600), (200, 1_000), (2_000, 4_000))
 """In turn; after the last there was time for everything to be in order again."""
 

@@ -18,7 +18,9 @@ pytestmark = [pytest.mark.system]
 
 
 def test_forgotten_producers_are_told(tmp_path: Path, seed: int) -> None:
-    verdict = _caught(tmp_path, seed, sabotage.forgets_producers, ("cut_often", "kill_node"))
+    """What was stored and not answered before the connection broke is stored once more."""
+    fault = sabotage.forgets_producers
+    verdict = _caught(tmp_path, seed, fault, ("cut_often", "kill_node"), faults=10)
     assert verdict.counts["dup_store"], str(verdict)
 
 
@@ -51,9 +53,10 @@ def _caught(
     kinds: tuple[str, ...],
     *,
     seconds: float = 0.0,
+    faults: int = 2,
 ) -> Verdict:
     with NodeProcess(tmp_path / "data", cache="16MiB", **sabotaged(fault)) as node:
-        verdict, _ = run(node, tmp_path, seconds=seconds, seed=seed, faults=2, kinds=kinds)
+        verdict, _ = run(node, tmp_path, seconds=seconds, seed=seed, faults=faults, kinds=kinds)
         print(verdict)
         node.kill()
     return verdict

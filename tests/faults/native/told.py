@@ -47,7 +47,6 @@ class Reader(msgspec.Struct, frozen=True, tag="reader"):
     lease_s: float
     seed: int
     how: str = "manual"
-    mode: str = "unordered"
 
 
 class Setting(msgspec.Struct, frozen=True):
