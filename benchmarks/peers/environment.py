@@ -19,9 +19,9 @@ from typing import Final
 from benchmarks.machine import ROOT
 from benchmarks.peers.interface import CannotBeHad
 
-FOLDER: Final = Path(os.environ.get("BEAMSTREAM_PEERS_VENV", ROOT / ".venv-peers"))
+FOLDER: Final = Path(os.environ.get("BEAMSTREAM_BENCH_PEERS_VENV", ROOT / ".venv-peers"))
 _SECONDS_MAX: Final = 300
-_NO_INSTALL: Final = "BEAMSTREAM_PEERS_NO_INSTALL"
+_NO_INSTALL: Final = "BEAMSTREAM_BENCH_PEERS_NO_INSTALL"
 
 _REQUIREMENTS: Final = {
     "pyzmq": "pyzmq>=27",

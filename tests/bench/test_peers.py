@@ -29,7 +29,7 @@ QUICK = [peer for peer in PEERS if peer.durability in ("keeps nothing", "memory"
 
 @pytest.fixture(autouse=True)
 def _install_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BEAMSTREAM_PEERS_NO_INSTALL", "1")
+    monkeypatch.setenv("BEAMSTREAM_BENCH_PEERS_NO_INSTALL", "1")
 
 
 @pytest.mark.system
@@ -92,7 +92,7 @@ def test_what_cannot_be_had_is_left_out_with_a_word(
     assert main([*arguments, "--folder", str(tmp_path)]) == 0
     assert "left out: ZeroMQ PUSH/PULL: " in capsys.readouterr().out
     reason = json.loads(path.read_text())["left out"]["ZeroMQ PUSH/PULL"]
-    assert reason.endswith("is not installed, and BEAMSTREAM_PEERS_NO_INSTALL is set")
+    assert reason.endswith("is not installed, and BEAMSTREAM_BENCH_PEERS_NO_INSTALL is set")
 
 
 @pytest.mark.parametrize("text", ["", "1", "999", "8 GB", "-1kB", "1kB,,2kB", "1.5MB"])

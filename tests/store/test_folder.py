@@ -19,6 +19,7 @@ def test_layout(tmp_path: Path) -> None:
         "beamtimes",
         "catalog",
         "key",
+        "segments",
     ]
     assert folder.path.stat().st_mode & 0o027 == 0
     assert (folder.path / "key").stat().st_mode & 0o777 == 0o600

@@ -27,6 +27,9 @@ from beamstream.store.files import OpenFolder, sync_folders
 
 log = structlog.get_logger("commits")
 
+_TURNS_MAX = 8
+"""Turns of the loop that a commit waits at most for more to come."""
+
 Done = Callable[[Sequence[Result] | Error], None]
 """Called on the event loop with one result per operation, or with what prevented them all."""
 
@@ -115,6 +118,8 @@ class Commits:
         self._blocked = False
         self._open: dict[str, list[Batch]] = {}
         self._scheduled = False
+        self._turns = 0
+        self._grows = False
         self._wanted = threading.Condition()
         self._synced: list[Batch] = []
         self._closing = False
@@ -125,9 +130,11 @@ class Commits:
     def submit(self, beamtime: str, ops: Sequence[Op], done: Done) -> None:
         """Apply with the next commit; `done` when a killed process would not lose it."""
         self._open.setdefault(beamtime, []).append(Batch(beamtime, ops, done, []))
+        self._grows = True
         if not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon(self._flush)
+            self._turns = 0
+            self._loop.call_soon(self._turn)
 
     def submit_synced(
         self, beamtime: str, ops: Sequence[Op], done: Done, folders: Iterable[OpenFolder] = ()
@@ -169,6 +176,18 @@ class Commits:
         self._thread.join()
 
     # ------------------------------------------------------------------ on the loop
+
+    def _turn(self) -> None:
+        """Commit, unless the last turn of the loop has brought more: then there may be still more.
+
+        A transaction costs as much as some messages; on an idle loop a turn costs nothing.
+        """
+        self._turns += 1
+        if self._grows and self._turns < _TURNS_MAX:
+            self._grows = False
+            self._loop.call_soon(self._turn)
+        else:
+            self._flush()
 
     def _flush(self) -> None:
         self._scheduled = False

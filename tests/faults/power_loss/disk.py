@@ -52,7 +52,10 @@ class Answer(NamedTuple):
 
 
 def load(log: bytes) -> list[Op]:
-    """Decode the recorder's log; a record that was cut off at its end is left out."""
+    """Decode the recorder's log; a record that was cut off at its end is left out.
+
+    Sockets, too: they hold nothing, and are made by no call that is recorded.
+    """
     ops: list[Op] = []
     at = 0
     while at + _HEAD.size <= len(log):
@@ -63,7 +66,9 @@ def load(log: bytes) -> list[Op]:
         other_at = at + _HEAD.size + path_nbytes
         data_at = other_at + other_nbytes
         path = log[at + _HEAD.size : other_at].decode()
-        ops.append(Op(kind.decode(), path, log[other_at:data_at].decode(), a, b, log[data_at:end]))
+        if not path.endswith(".sock"):
+            other = log[other_at:data_at].decode()
+            ops.append(Op(kind.decode(), path, other, a, b, log[data_at:end]))
         at = end
     return ops
 

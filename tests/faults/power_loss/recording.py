@@ -96,12 +96,13 @@ def _missed(seen: Image, real: Image) -> list[Op]:
 
 
 def image_of(root: Path) -> Image:
-    """The folders and files below `root` as they are."""
+    """The folders and files below `root` as they are; sockets hold nothing."""
     folders: set[str] = set()
     files: dict[str, bytes] = {}
     for folder, _, names in os.walk(root):
         folders.add(folder)
         for name in names:
             path = os.path.join(folder, name)
-            files[path] = Path(path).read_bytes()
+            if os.path.isfile(path):
+                files[path] = Path(path).read_bytes()
     return Image(folders, files)

@@ -89,7 +89,14 @@ def _await(
         piece = lending.take(channel, nbytes)
         if piece is not None:
             found.append(piece)
-        return bool(found) or out.error is not None or not lending.usable(channel, time.monotonic())
+            return True
+        now = time.monotonic()
+        # The connection may have broken meanwhile, and what was asked for with it.
+        asked = lending.want(channel, nbytes, now)
+        if asked:
+            link.session.say(*asked)
+            link.wake()
+        return out.error is not None or not lending.usable(channel, now)
 
     link.wait(changed, ready, timeout_s, "the node has had no memory for the next message")
     return found[0] if found else None

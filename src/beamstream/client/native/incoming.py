@@ -249,7 +249,10 @@ class Incoming:
             lease.ref, lease.epoch = frame.ref, self._epoch
             if not lease.left:
                 self._drop(name)
-        self._acks = [ack for ack in self._acks if ack[0].alive]
+        for lease, _, _ in self._acks:
+            # Also of what is no longer held: the node knows what is done, and what came too late.
+            if (lease.source, lease.stream) == key:
+                lease.ref, lease.epoch = frame.ref, self._epoch
         self.listener()
 
     def lost(self) -> None:
@@ -349,9 +352,14 @@ class Incoming:
         self._consumed_nbytes += arrived.nbytes
 
     def acknowledge(self, lease: Lease, lo: int, hi: int, now: float) -> bool:
-        """Seqs `lo` … `hi` - 1 of a lease are done; whether it is time to tell the node."""
-        if not lease.alive:
-            return False
+        """Seqs `lo` … `hi` - 1 of a lease are done; whether it is time to tell the node.
+
+        It is told of a lease too that it has taken back: then the answer is that it came too late.
+        """
+        if not lease.alive and lease.epoch != self._epoch:
+            for ref, key in self._refs.items():
+                if key == (lease.source, lease.stream):
+                    lease.ref, lease.epoch = ref, self._epoch
         acks = self._acks
         if acks and acks[-1][0] is lease and acks[-1][2] == lo:
             acks[-1] = (lease, acks[-1][1], hi)
@@ -418,8 +426,6 @@ class Incoming:
         ranges: dict[Lease, list[tuple[int, int]]] = {}
         waiting = []
         for lease, lo, hi in self._acks:
-            if not lease.alive:
-                continue
             if lease.epoch == self._epoch:
                 ranges.setdefault(lease, []).append((lo, hi))
             else:

@@ -37,6 +37,8 @@ DEAD_S: Final = 15.0
 BACKOFF_S: Final = 0.05
 BACKOFF_MAX_S: Final = 2.0
 WARN_S: Final = 5.0
+UNSEEN_MAX: Final = 3
+"""So often in a row a connection is given up for payloads in memory that cannot be mapped."""
 EXIT_S: Final = 10.0
 """A program that ends waits this long for receipts."""
 
@@ -75,6 +77,7 @@ class Link:
         self._woken = False
         self._received_at = time.monotonic()
         self._pinged_at = 0.0
+        self._unseen = 0
         self._threads = [
             threading.Thread(target=self._keep_up, name="beamstream-receive", daemon=True),
             threading.Thread(target=self._send_due, name="beamstream-send", daemon=True),
@@ -303,14 +306,25 @@ class Link:
             self.line = self.session.line = line
 
     def _look(
-        self, batch: Batch, places: tuple[Place, ...], damaged: dict[int, Error]
+        self, batch: Batch, places: tuple[Place, ...], damaged: dict[int, Error], *, leased: bool
     ) -> list[memoryview] | None:
-        """Payloads where they lie in the node's memory."""
+        """Payloads where they lie in the node's memory.
+
+        Raises
+        ------
+        ConnectionLost : they are out of reach, and will come again over another connection.
+        """
         try:
             if self.line is None:
                 raise DataLost("the node has sent no payloads, and its memory is out of reach")
-            return self.line.views(places, batch.sizes)
+            views = self.line.views(places, batch.sizes)
+            self._unseen = 0
+            return views
         except DataLost as error:
+            # Mostly it is the node that has ended: then they are on its disk, and not lost.
+            self._unseen += 1
+            if leased and self._unseen <= UNSEEN_MAX:
+                raise ConnectionLost(error.message) from None
             damaged.update(dict.fromkeys(range(batch.count), error))
             return None
 
@@ -339,7 +353,9 @@ class Link:
                 frame, body, damaged = arrived
                 views = None
                 if isinstance(frame, Deliver) and frame.batch.places is not None:
-                    views = self._look(frame.batch, frame.batch.places, damaged)
+                    views = self._look(
+                        frame.batch, frame.batch.places, damaged, leased=frame.tag > 0
+                    )
                 elif isinstance(frame, Welcome):
                     self._share(frame)
                 with self.lock:

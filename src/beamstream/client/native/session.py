@@ -147,6 +147,8 @@ class Session:
         self.lending.lost()
         for writer in self._writers.values():
             writer.lost()
+            # Who waits for memory of the node has to look for another way.
+            writer.listener()
         for reader in self._readers.values():
             reader.lost()
         for number, asked in list(self._asked.items()):

@@ -75,6 +75,8 @@ class Calls:
         self._producer = producer
         self._loads = loads
         self._open = 0
+        self._too_late: dict[int, Error] = {}
+        """Of acknowledgements that asked for no answer, by channel."""
         reading = Reading(self.services, self.beamtime, connection.sender, loads)
         self._now: dict[str, Callable[[Asked], None]] = {
             "finish": self._finish,
@@ -123,20 +125,38 @@ class Calls:
         except Error as error:
             Asked(self, frame.number, None).fail(error)
 
-    def settled(self, channel: int, number: int) -> Callable[[Error | None], None]:
-        """What is to be called with the outcome of an acknowledgement."""
-        if not number:
-            return self._told(channel)
-        self._begin()
-        return Asked(self, number, None).done
+    def settled(
+        self, channel: int, number: int, *, acknowledges: bool
+    ) -> Callable[[Error | None], None]:
+        """What is to be called with the outcome of a (negative) acknowledgement.
 
-    def _told(self, channel: int) -> Callable[[Error | None], None]:
+        The next acknowledgement that asks for an answer has it for those that did not ask, too.
+        """
+        if not number:
+            return self._told(channel, acknowledges)
+        self._begin()
+        if not acknowledges:
+            return Asked(self, number, None).done
+        done = Asked(self, number, None).done
+
+        def answered(error: Error | None) -> None:
+            done(self._too_late.pop(channel, None) or error)
+
+        return answered
+
+    def _told(self, channel: int, acknowledges: bool) -> Callable[[Error | None], None]:
         def told(error: Error | None) -> None:
             # Not a fault of the channel: what was acknowledged too late comes again.
-            if error is not None:
-                log.debug("an acknowledgement failed", channel=channel, reason=error.message)
+            if error is not None and acknowledges:
+                self._too_late[channel] = error
+            elif error is not None:
+                log.debug("a negative acknowledgement failed", channel=channel, reason=str(error))
 
         return told
+
+    def forget(self, channel: int) -> None:
+        """A subscription has ended."""
+        self._too_late.pop(channel, None)
 
     def answered(self, frame: frames.Reply | frames.CallFailed) -> None:
         """A question has its answer, by this frame."""

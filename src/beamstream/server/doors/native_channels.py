@@ -199,6 +199,7 @@ class Channels:
     def _unsubscribe(self, frame: frames.Unsubscribe) -> None:
         if frame.channel in self._open:
             del self._open[frame.channel]
+            self._calls.forget(frame.channel)
             self._services.subscriptions.close(self._connection, frame.channel)
 
     def _credit(self, frame: frames.Credit) -> None:
@@ -214,7 +215,8 @@ class Channels:
         self._settle(frame.channel, frame.call, self._services.subscriptions.nack, frame)
 
     def _settle(self, channel: int, call: int, settle: Callable[..., None], frame: Any) -> None:
-        answer = self._calls.settled(channel, call)
+        acknowledges = isinstance(frame, frames.Ack)
+        answer = self._calls.settled(channel, call, acknowledges=acknowledges)
         if channel not in self._open:
             if call:
                 answer(NotFound(f"channel {channel} is not a subscription"))
