@@ -83,7 +83,7 @@ def peers_markdown(result: dict[str, Any]) -> str:
     if not result["complete"] or settings.get("shortened"):
         raise SystemExit("this result is not complete; figures come from a whole `make bench`")
     sizes = list(dict.fromkeys(size for line in found for size in line.cells))
-    versions = "; ".join(result["versions"].values())
+    versions = "; ".join(dict.fromkeys(result["versions"].values()))
     left_out = "".join(
         f" Left out: {title} ({reason})." for title, reason in result["left out"].items()
     )

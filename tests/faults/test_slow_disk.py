@@ -17,7 +17,7 @@ from .raw import CACHE_MODE, RawProducer, Target
 pytestmark = pytest.mark.system
 
 PUTS = 1500
-ROUNDS = 6
+ROUNDS = 3
 SYNCS = "fdatasync,fsync"
 
 

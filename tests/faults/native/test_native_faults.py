@@ -18,7 +18,7 @@ def test_faults_of_all_kinds_lose_nothing(
     tmp_path: Path, seconds: float, seed: int, shared: bool
 ) -> None:
     with NodeProcess(tmp_path / "data", cache="16MiB", durability="disk") as node:
-        verdict, history = run(node, tmp_path, seconds=seconds / 3, seed=seed, shared=shared)
+        verdict, history = run(node, tmp_path, seconds=seconds / 5, seed=seed, shared=shared)
         print(verdict)
         if not verdict:
             history.dump(tmp_path / "history.jsonl")
