@@ -104,13 +104,16 @@ def put(
         stream = there.stream(asked)
         with stream.writer(level=asked_level, finish=finish) as writer:
             sending = _Sending(writer, remote.path_of(asked.source, asked.stream), json=json)
-            if follow is not None:
-                with until_stopped():
+            try:
+                if follow is not None:
+                    with until_stopped():
+                        sending.send(items, document)
+                else:
                     sending.send(items, document)
-            else:
-                sending.send(items, document)
-            sending.wait()
-    talk(f"sent {plural(sending.sent, 'message')}, {show_nbytes(sending.nbytes)}")
+                sending.wait()
+            finally:
+                # Also when the node refuses, or goes away, in between.
+                talk(f"sent {plural(sending.sent, 'message')}, {show_nbytes(sending.nbytes)}")
     return FAILED if sending.failed else 0
 
 
