@@ -22,7 +22,6 @@ from beamstream.model import (
     Dataset,
     Level,
     Place,
-    Record,
     Root,
     check_label,
     check_metadata,
@@ -381,24 +380,7 @@ class Ingest:
         view = self._streams.view(put.producer.beamtime, message.source, message.stream)
         op = put.op
         assert op is not None
-        record = Record(
-            seq=stored.seq,
-            id=stored.id,
-            substream=message.substream,
-            name=message.name,
-            size=message.size,
-            digest=op.digest,
-            meta=op.meta,
-            timestamp_ns=op.timestamp_ns,
-            arrived_ns=op.arrived_ns,
-            mode=op.mode,
-            level=op.level,
-            place=op.place,
-            root=op.root,
-            node=op.node,
-            boot=op.boot,
-            info=op.info,
-        )
+        record = stored.record(op)
         put.seq = stored.seq
         slot = put.slot
         if slot is not None and put.streamed is None:

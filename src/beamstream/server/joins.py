@@ -323,7 +323,7 @@ class _Join:
             return
         for put, result in zip(puts, outcome, strict=True):
             if isinstance(result, ops.Stored):
-                record = _record_of(put, result)
+                record = result.record(put)
                 streams.show(self._view(), result.stream, result.seq, result.id, record, _shown)
                 continue
             view.hidden_parts.discard((put.id, put.substream))
@@ -381,33 +381,6 @@ class _Join:
     def _view(self) -> View:
         join = self.definition
         return self._joins.hall.streams.view(self.beamtime, join.source, join.stream)
-
-
-def _record_of(put: ops.Put, stored: ops.Stored) -> Record:
-    return Record(
-        seq=stored.seq,
-        id=put.id,
-        substream=put.substream,
-        name=put.name,
-        size=put.size,
-        digest=put.digest,
-        meta=put.meta,
-        timestamp_ns=put.timestamp_ns,
-        arrived_ns=put.arrived_ns,
-        mode=put.mode,
-        level=put.level,
-        place=put.place,
-        root=put.root,
-        node=put.node,
-        boot=put.boot,
-        run=put.run,
-        segment=put.segment,
-        position=put.position,
-        info=put.info,
-        input_source=put.input_source,
-        input_stream=put.input_stream,
-        input_seq=put.input_seq,
-    )
 
 
 def _late_row(item: Dataset, join: Definition | None, now_ns: int) -> calls.LateRow:

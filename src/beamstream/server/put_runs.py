@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from beamstream import limits
 from beamstream.errors import Error, ReadOnly
-from beamstream.model import NO_META, Dataset, Level, Place, Record
+from beamstream.model import NO_META, Dataset, Level, Place
 from beamstream.server.blocks import Block
 from beamstream.server.commits import Prepared
 from beamstream.server.messages import DATA, FILE, META_ONLY, RECORD
@@ -271,26 +271,7 @@ class RunJob(Job):
     def _show_part(self, stored: ops.Stored) -> None:
         op = self._op()
         assert isinstance(op, ops.Put)
-        record = Record(
-            seq=stored.seq,
-            id=stored.id,
-            substream=op.substream,
-            name="",
-            size=op.size,
-            digest=op.digest,
-            meta=op.meta,
-            timestamp_ns=op.timestamp_ns,
-            arrived_ns=op.arrived_ns,
-            mode=op.mode,
-            level=op.level,
-            place=op.place,
-            root=op.root,
-            node=op.node,
-            boot=op.boot,
-            segment=op.segment,
-            position=op.position,
-            info=op.info,
-        )
+        record = stored.record(op)
         view = self._begun(op.size, 1)
         if self._slot is not None:
             key = (view.beamtime, stored.stream.no, stored.seq, op.substream)

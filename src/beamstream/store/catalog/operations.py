@@ -342,6 +342,33 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
     id: int
     ready_seq: int = 0
 
+    def record(self, put: Put) -> Record:
+        """What `put` has become."""
+        return Record(
+            seq=self.seq,
+            id=self.id,
+            substream=put.substream,
+            name=put.name,
+            size=put.size,
+            digest=put.digest,
+            meta=put.meta,
+            timestamp_ns=put.timestamp_ns,
+            arrived_ns=put.arrived_ns,
+            mode=put.mode,
+            level=put.level,
+            place=put.place,
+            root=put.root,
+            node=put.node,
+            boot=put.boot,
+            run=put.run,
+            segment=put.segment,
+            position=put.position,
+            info=put.info,
+            input_source=put.input_source,
+            input_stream=put.input_stream,
+            input_seq=put.input_seq,
+        )
+
 
 class StoredMany(msgspec.Struct, frozen=True, gc=False):
     """What became of the messages of a `PutMany`, which are told by their index in it.
