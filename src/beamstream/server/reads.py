@@ -9,7 +9,7 @@ from beamstream.server.delivery import Found, Nothing, Want, check_kind, select
 from beamstream.server.payloads import Payloads, Spot
 from beamstream.server.streams import Streams, View
 from beamstream.store.catalog import Catalog
-from beamstream.store.query import parse
+from beamstream.store.query import Query, parse
 
 
 class Reads:
@@ -91,13 +91,28 @@ class Reads:
         query = parse(text)
         if not view.no:
             return []
+        found = self.matching(view, query, limits.QUERY_ROWS_MAX + 1)
+        if len(found) > limits.QUERY_ROWS_MAX:
+            raise BadQuery(
+                f"more than {limits.QUERY_ROWS_MAX} messages match",
+                hint="narrow the query, for example by a range of _id",
+            )
+        return found
+
+    def matching(self, view: View, query: Query, limit: int) -> list[Record]:
+        """The first `limit` visible records that match. Blocks: call it in a thread.
+
+        Raises
+        ------
+        BadQuery : it took too long.
+        """
         try:
-            found = self._catalog.search(
+            return self._catalog.search(
                 view.beamtime,
                 view.no,
                 query,
                 upto_seq=view.visible_seq,
-                limit=limits.QUERY_ROWS_MAX + 1,
+                limit=limit,
                 seconds_max=limits.QUERY_SECONDS_MAX,
             )
         except TimedOut:
@@ -105,12 +120,6 @@ class Reads:
                 f"the query took longer than {limits.QUERY_SECONDS_MAX:g} s",
                 hint="narrow it, for example by a range of _id",
             ) from None
-        if len(found) > limits.QUERY_ROWS_MAX:
-            raise BadQuery(
-                f"more than {limits.QUERY_ROWS_MAX} messages match",
-                hint="narrow the query, for example by a range of _id",
-            )
-        return found
 
     # ------------------------------------------------------------------ payloads
 

@@ -285,17 +285,7 @@ class StoredFile:
 
     def read_piece(self, memory: memoryview, offset: int) -> None:
         """Fill `memory` from `offset` of the file on."""
-        done = 0
-        try:
-            while done < memory.nbytes:
-                count = os.preadv(self.fd, [memory[done:]], offset + done)
-                if not count:
-                    raise Corrupt(f"{self._what} is shorter than what was stored")
-                done += count
-        except StorageError:
-            raise
-        except OSError as error:
-            raise storage_error(error, self._what) from error
+        fill(self.fd, memory, offset, self._what)
 
     def verify(self, digest: bytes, nbytes: int) -> None:
         """Raise `Corrupt` unless the file has these bytes."""
@@ -315,6 +305,27 @@ def damaged(what: str) -> Corrupt:
         f"{what} is damaged: its bytes are not those that were sent",
         hint="restore the file from a copy; other messages are not affected",
     )
+
+
+def fill(fd: int, memory: memoryview, offset: int, what: str) -> None:
+    """Fill `memory` from `offset` of a file on.
+
+    Raises
+    ------
+    Corrupt : the file ends before.
+    StorageError : it cannot be read.
+    """
+    done = 0
+    try:
+        while done < memory.nbytes:
+            count = os.preadv(fd, [memory[done:]], offset + done)
+            if not count:
+                raise Corrupt(f"{what} is shorter than what was stored")
+            done += count
+    except StorageError:
+        raise
+    except OSError as error:
+        raise storage_error(error, what) from error
 
 
 def _digest_of_fd(fd: int) -> bytes:

@@ -15,7 +15,7 @@ import xxhash
 
 from beamstream import limits
 from beamstream.errors import BadInput, Corrupt, DataLost, StorageError, TooLarge
-from beamstream.store.files import CHUNK_NBYTES, digest_of, storage_error
+from beamstream.store.files import CHUNK_NBYTES, digest_of, fill, storage_error
 from beamstream.store.segment_format import Buffer, Head, pack_mark
 
 OPEN_FLAGS: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -169,18 +169,8 @@ class StoredSlice:
     def read_piece(self, memory: memoryview, offset: int) -> None:
         """Fill `memory` from `offset` of the slice on."""
         if offset + memory.nbytes > self.nbytes:
-            raise Corrupt(f"{self._what}: shorter than what was stored")
-        done = 0
-        try:
-            while done < memory.nbytes:
-                count = os.preadv(self.fd, [memory[done:]], self.offset + offset + done)
-                if not count:
-                    raise Corrupt(f"{self._what}: shorter than what was stored")
-                done += count
-        except StorageError:
-            raise
-        except OSError as error:
-            raise storage_error(error, self._what) from error
+            raise Corrupt(f"{self._what} is shorter than what was stored")
+        fill(self.fd, memory, self.offset + offset, self._what)
 
     def verify(self, digest: bytes, nbytes: int) -> None:
         """Raise `Corrupt` unless these are the bytes."""

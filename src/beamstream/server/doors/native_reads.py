@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 
 from beamstream import limits
-from beamstream.errors import BadInput, BadQuery, DataLost, Error, StorageError, TimedOut
+from beamstream.errors import BadInput, DataLost, Error, StorageError
 from beamstream.model import Dataset, Item, Place, Record, check_label
 from beamstream.server.doors import native_batches as batches
 from beamstream.server.doors.native_outlet import Loads
@@ -127,21 +127,7 @@ class Reading:
         if after_id:
             later = Comparison(Key("_id"), Operator.GT, after_id)
             query = msgspec.structs.replace(query, where=AllOf((query.where, later)))
-        try:
-            found = self._services.catalog.search(
-                self._beamtime,
-                view.no,
-                query,
-                upto_seq=view.visible_seq,
-                limit=limit + 1,
-                seconds_max=limits.QUERY_SECONDS_MAX,
-            )
-        except TimedOut:
-            raise BadQuery(
-                f"the query took longer than {limits.QUERY_SECONDS_MAX:g} s",
-                hint="narrow it, for example by a range of _id",
-            ) from None
-        return list(found)
+        return list(self._services.reads.matching(view, query, limit + 1))
 
     async def dead(self, asked: Asked) -> None:
         """Dead letters of a group."""
