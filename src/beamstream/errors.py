@@ -9,6 +9,9 @@
     |   x BadQuery                   the metadata search text is not understood
     |   x BadSetting                 a key or value of the configuration
     |   x TooLarge                   more bytes than a limit allows
+    |   x BadStep                    a step is declared, or called, as it cannot be
+    |   x BadParameter               a parameter of a step is unknown or has a wrong value
+    |   x BadPipeline                a pipeline file that cannot work
     + Denied (PermissionError)       the token does not allow it
     |   x BadToken                   not a token of this node, expired or revoked
     |   x NotAllowed                 a good token, but for something else
@@ -35,6 +38,7 @@
     + ConnectionLost (ConnectionError)
     + TimedOut (TimeoutError)
     + EndOfStream                    a fact, not a fault: nothing more at the moment, or finished
+    + StepFailed                     the code of a step raised, or returned what it must not
 
 Each error has a stable ``code`` (shown to users and kept over versions), says whether trying again
 can help (``retryable``), and may carry a ``hint``: what to do or type next. Any exception that is
@@ -48,8 +52,11 @@ __all__ = [
     "BadInput",
     "BadMetadata",
     "BadName",
+    "BadParameter",
+    "BadPipeline",
     "BadQuery",
     "BadSetting",
+    "BadStep",
     "BadToken",
     "CacheFull",
     "Conflict",
@@ -70,6 +77,7 @@ __all__ = [
     "ReadOnly",
     "RemoteProtocolError",
     "StaleLease",
+    "StepFailed",
     "StorageError",
     "StoreInUse",
     "StoreTooNew",
@@ -129,6 +137,18 @@ class BadSetting(BadInput):
 
 class TooLarge(BadInput):
     code = "E105"
+
+
+class BadStep(BadInput):
+    code = "E106"
+
+
+class BadParameter(BadInput):
+    code = "E107"
+
+
+class BadPipeline(BadInput):
+    code = "E108"
 
 
 class Denied(Error, PermissionError):
@@ -237,3 +257,7 @@ class TimedOut(Error, TimeoutError):
 
 class EndOfStream(Error):
     code = "E900"
+
+
+class StepFailed(Error):
+    code = "E910"

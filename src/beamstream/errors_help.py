@@ -46,6 +46,18 @@ HELP: Final[dict[str, Help]] = {
         "more bytes than a limit allows",
         "send less, or give the node a larger cache; see limits",
     ),
+    "E106": Help(
+        "a step is declared, or called, as it cannot be",
+        "the text says what does not fit; the forms of a step are in the reference of workers",
+    ),
+    "E107": Help(
+        "a parameter of a step is unknown or has a value of the wrong type",
+        "`beamstream worker run STEP --help` lists them with their types",
+    ),
+    "E108": Help(
+        "a pipeline file names what is not there, or goes in a circle",
+        "`beamstream pipeline check FILE` lists all that is wrong",
+    ),
     "E200": Help(
         "the token does not allow it",
         "ask for another token",
@@ -150,6 +162,10 @@ HELP: Final[dict[str, Help]] = {
     "E900": Help(
         "a fact, not a fault: nothing more at the moment, or the stream is finished",
         "stop, or wait for more",
+    ),
+    "E910": Help(
+        "the code of a step raised, or returned what it must not",
+        "`beamstream worker failed STEP` has the traceback; mend it, then `worker again`",
     ),
     "E301": Help(
         "the id has not arrived, larger ones have (`id`, `id_max`); with `next` the group has "

@@ -218,6 +218,22 @@ NATIVE_RESUME_SECONDS: Final = 10.0
 NATIVE_REPLY_NBYTES_MAX: Final = 64 * MIB
 """Payload in the answer to one call; a larger single payload comes alone."""
 
+HEADER_VERSIONS_MAX: Final = 100
+"""Versions of the header of one stream that are kept; a scan changes it a few times."""
+
+HEADER_PUSHED_NBYTES_MAX: Final = 1 * MIB
+"""Headers of streams up to this size are told to subscribers; a larger one is asked for."""
+
+RUN_NBYTES_MAX: Final = 256 * KIB
+"""Document of a run: versions of code and the parameters of one step."""
+
+RESULTS_MAX: Final = 1_000
+RESULTS_NBYTES_MAX: Final = 64 * MIB
+"""Results of one input that are published as one unit."""
+
+AFFINITIES_MAX: Final = 65_536
+"""Keys of one group in one stream that are bound to a member; beyond, the oldest are forgotten."""
+
 SHARED_NBYTES_MIN: Final = 64 * KIB
 """Smaller payloads come by the socket: that is cheaper than keeping count of who looks at them."""
 

@@ -74,8 +74,10 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     run : number of the run that made it; 0 for a detector.
     segment, position : file of the log, and the byte in it with which the payload begins.
     info : what the payload is (dtype, shape, codec), as the client wrote it; not looked into.
-    input_source, input_stream, input_seq : the message that it was made from; for a part of a join,
-        the one whose payload it shares. Seq 0: none.
+    input_source, input_stream, input_seq : the message that it was made of, or whose payload it
+        shares (`result_k` below 0: a part of a join, a copy). Seq 0: none.
+    result_k : of a result: which one of its input, from 0 on.
+    span : of a result of several inputs: the ranges of their seqs (protocol: `pack_span`).
     """
 
     seq: int
@@ -100,6 +102,29 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     input_source: str = ""
     input_stream: str = ""
     input_seq: int = 0
+    result_k: int = -1
+    span: bytes = b""
+
+    @property
+    def shares(self) -> bool:
+        """Whether its payload is that of its input."""
+        return self.input_seq > 0 and self.result_k < 0
+
+
+class Header(msgspec.Struct, frozen=True, gc=False):
+    """Metadata of a stream, or of a source's beamtime, in one of its versions (from 1 on)."""
+
+    version: int
+    document: bytes
+    changed_ns: int
+
+
+class Run(msgspec.Struct, frozen=True, gc=False):
+    """What makes results: code, parameters, inputs, as a JSON object; written once."""
+
+    no: int
+    document: bytes
+    created_ns: int
 
 
 class Dataset(msgspec.Struct, frozen=True, gc=False):

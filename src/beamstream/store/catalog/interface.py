@@ -22,7 +22,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from beamstream.model import Dataset, Item, Record, StreamInfo
+from beamstream.model import Dataset, Header, Item, Record, Run, StreamInfo
 from beamstream.store.catalog.operations import (
     END_OF_SEQS,
     Ack,
@@ -31,6 +31,7 @@ from beamstream.store.catalog.operations import (
     Claim,
     Claimed,
     Conflicted,
+    DefineRun,
     DeleteGroup,
     DeleteStream,
     Done,
@@ -67,6 +68,7 @@ __all__ = [
     "Claim",
     "Claimed",
     "Conflicted",
+    "DefineRun",
     "DeleteGroup",
     "DeleteStream",
     "Done",
@@ -231,6 +233,23 @@ class Catalog(abc.ABC):
     @abc.abstractmethod
     def meta(self, beamtime: str, source: str, stream: str) -> bytes | None:
         """Metadata of a stream, or with `stream` empty of the source's beamtime."""
+
+    @abc.abstractmethod
+    def header(self, beamtime: str, source: str, stream: str, version: int) -> Header | None:
+        """A version of the metadata (0: the newest), as long as it is kept."""
+
+    @abc.abstractmethod
+    def run(self, beamtime: str, no: int) -> Run | None: ...
+
+    @abc.abstractmethod
+    def runs(self, beamtime: str, before: int, limit: int) -> list[Run]:
+        """The newest `limit` runs with numbers below `before` (0: all), newest first."""
+
+    @abc.abstractmethod
+    def measure(
+        self, beamtime: str, stream_no: int, lo: int, hi: int, upto_seq: int
+    ) -> list[tuple[int, int, int]]:
+        """(place, messages, nbytes) of those with lo ≤ id < hi, parts of datasets one by one."""
 
     @abc.abstractmethod
     def search(

@@ -7,7 +7,7 @@ import enum
 import msgspec
 
 from beamstream.errors import Error
-from beamstream.model import Record, StreamInfo
+from beamstream.model import Record, Run, StreamInfo
 
 END_OF_SEQS = 2**62
 """Upper end of a claim that covers all that will ever arrive."""
@@ -53,6 +53,9 @@ class Put(msgspec.Struct, frozen=True, gc=False):
     `producer` (16 bytes, or none) and `sequence` (1, 2, 3 … for each stream) say who sent it and as
     which of his messages. One of an automatic id that was stored before is a `Duplicate` with the
     id it got then; `Conflicted` if that has another size or digest, or is no longer remembered.
+
+    With `result_k` ≥ 0 it is a result, known by (`run`, input source, stream and seq, `result_k`):
+    if the stream has it already, it is a `Duplicate`, whatever it holds and whatever `id` is asked.
     """
 
     source: str
@@ -81,6 +84,8 @@ class Put(msgspec.Struct, frozen=True, gc=False):
     input_seq: int = 0
     producer: bytes = b""
     sequence: int = 0
+    result_k: int = -1
+    span: bytes = b""
 
 
 class PutMany(msgspec.Struct, frozen=True, gc=False):
@@ -100,6 +105,8 @@ class PutMany(msgspec.Struct, frozen=True, gc=False):
     infos : for each, or one for all of them.
     position : of the first payload in its segment; the others follow back to back.
     producer, sequence : as for `Put`; `sequence` is that of the first message.
+    input_seqs, result_ks, spans : of results, for each (`result_ks` None: all 0; `spans` None: all
+        empty); `input_seqs` None: they are no results.
     """
 
     source: str
@@ -124,13 +131,19 @@ class PutMany(msgspec.Struct, frozen=True, gc=False):
     run: int = 0
     producer: bytes = b""
     sequence: int = 0
+    input_source: str = ""
+    input_stream: str = ""
+    input_seqs: tuple[int, ...] | None = None
+    result_ks: tuple[int, ...] | None = None
+    spans: tuple[bytes, ...] | None = None
 
 
 class Skip(msgspec.Struct, frozen=True, gc=False):
     """Say that the ids from `lo` up to, not including, `hi` will never come.
 
     They take seqs of their own, which readers pass over. Results: `Stored` (of the last one),
-    `Conflicted` if one of them exists already (also as a skip).
+    `Conflicted` if one of them exists already (also as a skip). With `again`, `Duplicate` if all of
+    them are skipped already.
     """
 
     source: str
@@ -138,6 +151,7 @@ class Skip(msgspec.Struct, frozen=True, gc=False):
     lo: int
     hi: int
     timestamp_ns: int
+    again: bool = False
 
 
 class Finish(msgspec.Struct, frozen=True, gc=False):
@@ -159,7 +173,9 @@ class Meta(msgspec.Struct, frozen=True, gc=False):
 
     `INSERT` needs it absent, `REPLACE` and `UPDATE` need it present unless `upsert`. `UPDATE`
     merges objects key by key, deeply; arrays and scalars are replaced. Does not create a stream.
-    Results: `Done`, `Refused`.
+    What is written has the next version (1, 2 …); versions before are kept, the newest
+    `limits.HEADER_VERSIONS_MAX` of them. Writing what is there is no new version. Results: `Done`,
+    `Refused`.
     """
 
     source: str
@@ -167,6 +183,7 @@ class Meta(msgspec.Struct, frozen=True, gc=False):
     mode: MetaMode
     upsert: bool
     document: bytes
+    changed_ns: int = 0
 
 
 class Persist(msgspec.Struct, frozen=True, gc=False):
@@ -294,6 +311,13 @@ class DeleteGroup(msgspec.Struct, frozen=True, gc=False):
     stream: str = ""
 
 
+class DefineRun(msgspec.Struct, frozen=True, gc=False):
+    """Write down a run. Result: `Run`, for the same document the same one."""
+
+    document: bytes
+    created_ns: int
+
+
 class Expire(msgspec.Struct, frozen=True, gc=False):
     """Forget groups and the counting of producers last used before `before_ns`. Result: `Done`."""
 
@@ -326,6 +350,7 @@ Op = (
     | Nack
     | Seek
     | DeleteGroup
+    | DefineRun
     | Expire
     | Unit
 )
@@ -367,6 +392,8 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
             input_source=put.input_source,
             input_stream=put.input_stream,
             input_seq=put.input_seq,
+            result_k=put.result_k,
+            span=put.span,
         )
 
 
@@ -451,5 +478,6 @@ Result = (
     | Acked
     | AlreadyAcked
     | Claimed
+    | Run
     | tuple["Result", ...]
 )

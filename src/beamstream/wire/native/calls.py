@@ -13,6 +13,7 @@ import msgspec
 
 from beamstream.errors import RemoteProtocolError
 from beamstream.wire.native.batches import Batch
+from beamstream.wire.native.frames import Settle
 
 Ranges = tuple[tuple[int, int], ...]
 """Half-open ranges, ascending."""
@@ -43,9 +44,13 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Skip(OfStream, frozen=True, kw_only=True):
-    """These ids will never come. Result: None. Skipping again is harmless."""
+    """These ids will never come. Result: None. Skipping again is harmless.
+
+    `settles` are acknowledged, or given up, with it: all or nothing. Then `ranges` may be empty.
+    """
 
     ranges: Ranges
+    settles: tuple[Settle, ...] = ()
 
 
 class SetMeta(OfStream, frozen=True, kw_only=True):
@@ -61,6 +66,20 @@ class SetMeta(OfStream, frozen=True, kw_only=True):
 
 class GetMeta(OfStream, frozen=True, kw_only=True):
     """Result: JSON text (bytes), or None."""
+
+
+class GetHeader(OfStream, frozen=True, kw_only=True):
+    """A version of the metadata of a stream (0: the newest). Result: `HeaderRow`, or None."""
+
+    version: int = 0
+
+
+class HeaderRow(msgspec.Struct, frozen=True, kw_only=True):
+    """`version` counts from 1; `document` is a JSON object."""
+
+    version: int
+    document: bytes
+    changed_ns: int
 
 
 class DeleteStream(OfStream, frozen=True, kw_only=True):
@@ -181,6 +200,119 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
     """(id, substream, code, message) of each payload that is not as it was sent."""
     gone: int = 0
     """Payloads that were kept in memory only, and are not there any more."""
+
+
+# ---------------------------------------------------------------------- runs and replays
+
+
+class DefineRun(Params, frozen=True, kw_only=True):
+    """Write down what makes results: a JSON object. Result: `RunRow`; the same one for the same."""
+
+    document: bytes
+
+
+class GetRun(Params, frozen=True, kw_only=True):
+    """Result: `RunRow`, or None."""
+
+    no: int
+
+
+class ListRuns(Params, frozen=True, kw_only=True):
+    """Runs with numbers below `before` (0: all), newest first. Result: list of `RunRow`."""
+
+    before: int = 0
+    limit: int = 100
+
+
+class RunRow(msgspec.Struct, frozen=True, kw_only=True):
+    no: int
+    document: bytes
+    created_ns: int
+
+
+class GetOrigin(OfStream, frozen=True, kw_only=True):
+    """What a message was made of. Result: `OriginRow`, or None when there is no such message."""
+
+    id: int
+
+
+class Input(msgspec.Struct, frozen=True, kw_only=True):
+    """One input of a result; `id` 0: the stream has been deleted since."""
+
+    source: str
+    stream: str
+    seq: int
+    id: int
+    substream: int = 0
+
+
+class OriginRow(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a message comes from.
+
+    `run` 0: nobody has said. `k`: which of the results of its input; -1 when it shares the payload
+    of its input (parts of joins, copies), or has none. `inputs`: at most 4,096; for a dataset
+    those of its parts.
+    """
+
+    id: int
+    seq: int
+    run: int
+    k: int
+    digest: bytes
+    timestamp_ns: int
+    inputs: tuple[Input, ...] = ()
+
+
+class Copy(OfStream, frozen=True, kw_only=True):
+    """Let messages lo ≤ id < hi come once more, as messages of another stream.
+
+    Ids, metadata and payloads stay; the payloads are not stored again. Those that are there
+    already are passed over. Result: `Copied`; ask again from `next_id` until that is `hi`.
+    """
+
+    lo: int
+    hi: int
+    to_source: str
+    to_stream: str
+    run: int = 0
+    limit: int = 1000
+
+
+class Copied(msgspec.Struct, frozen=True, kw_only=True):
+    """`count` were looked at, of `nbytes` bytes; `last_ns`: the time of the last one."""
+
+    count: int
+    nbytes: int
+    next_id: int
+    last_ns: int = 0
+
+
+class Measure(OfStream, frozen=True, kw_only=True):
+    """What messages lo ≤ id < hi amount to. Result: `Measured`."""
+
+    lo: int = 1
+    hi: int = 2**62
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """Messages and bytes, by where their payloads are; `gone`: nowhere any more."""
+
+    count: int
+    nbytes: int
+    cached: int
+    files: int
+    log: int
+    gone: int
+    first_ns: int = 0
+    last_ns: int = 0
+
+
+class Reopen(OfStream, frozen=True, kw_only=True):
+    """Offer messages lo ≤ id < hi to a group again. Result: how many."""
+
+    group: str
+    lo: int
+    hi: int
 
 
 # ------------------------------------------------------------------------------- groups
@@ -329,12 +461,22 @@ METHODS: Final[dict[str, tuple[type[Any], Any]]] = {
     "join": (Join, None),
     "late": (Late, list[LateRow]),
     "server": (GetServer, ServerRow),
+    "header": (GetHeader, HeaderRow | None),
+    "run.define": (DefineRun, RunRow),
+    "run": (GetRun, RunRow | None),
+    "runs": (ListRuns, list[RunRow]),
+    "origin": (GetOrigin, OriginRow | None),
+    "copy": (Copy, Copied),
+    "measure": (Measure, Measured),
+    "group.reopen": (Reopen, int),
 }
 """Method -> type of its parameters and of its result."""
 
 NAMES: Final = {params: method for method, (params, _) in METHODS.items()}
 
-WRITES: Final = frozenset({"finish", "skip", "meta.set", "stream.delete", "join"})
+WRITES: Final = frozenset(
+    {"finish", "skip", "meta.set", "stream.delete", "join", "run.define", "copy"}
+)
 """Methods that need the right to write; the others need the right to read."""
 
 _PARAMS: Final = {

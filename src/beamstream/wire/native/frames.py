@@ -9,10 +9,11 @@ fields that are not known are ignored; a kind that is not known is answered with
 from __future__ import annotations
 
 import enum
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
+from beamstream import limits
 from beamstream.errors import RemoteProtocolError
 from beamstream.wire.native.batches import Batch, Blobs, Numbers, Place, Ranges
 from beamstream.wire.native.framing import pack_head
@@ -60,6 +61,8 @@ class Gaps(enum.IntEnum):
     SKIP = 1
     REPORT = 2
     """Skips them and says so (`Gap`)."""
+    FINISHED = 3
+    """Waits until the stream is finished, and reports (`Gap`) what has not come by then."""
 
 
 class Hello(msgspec.Struct, array_like=True, frozen=True):
@@ -120,6 +123,66 @@ class CloseWriter(msgspec.Struct, array_like=True, frozen=True):
     channel: int
 
 
+class Settle(msgspec.Struct, array_like=True, frozen=True):
+    """Messages of a lease that are settled together with what is made of them.
+
+    Parameters
+    ----------
+    reader, ref, tag : the subscription that they came by, their stream in it, their lease.
+    ranges : of seq.
+    dead : they are given up (dead letters), in place of acknowledged.
+    """
+
+    reader: int
+    ref: int
+    tag: int
+    ranges: Ranges
+    dead: bool = False
+
+
+class Made(msgspec.Struct, array_like=True, frozen=True):
+    """What the messages of a put were made of, and what is settled with them: all or nothing.
+
+    A message is known by (`run`, input source, input stream, input seq, k): one that is stored in
+    the stream already is not stored again, whatever it holds.
+
+    Parameters
+    ----------
+    run : that made them (`calls.DefineRun`).
+    source, stream : of the inputs.
+    seqs : the (first) input of each message.
+    ks : which of the results of its input each one is, from 0 on; None: all are 0.
+    spans : for each message made of several inputs, the ranges of their seqs as MessagePack
+        (`pack_span`); empty for one input. None: all have one.
+    settles : what is acknowledged, or given up, with it.
+    skips : ids that will never come in the stream that is written.
+    """
+
+    run: int
+    source: str
+    stream: str
+    seqs: Numbers
+    ks: Numbers | None = None
+    spans: Blobs | None = None
+    settles: Annotated[tuple[Settle, ...], msgspec.Meta(max_length=limits.NATIVE_BATCH_MAX)] = ()
+    skips: Ranges = ()
+
+
+def pack_span(ranges: tuple[tuple[int, int], ...]) -> bytes:
+    """Ranges of seqs as a record keeps them.
+
+    >>> unpack_span(pack_span(((1, 5), (7, 8))))
+    ((1, 5), (7, 8))
+    """
+    return _encode(ranges)
+
+
+def unpack_span(span: bytes) -> tuple[tuple[int, int], ...]:
+    """The ranges of a span; none of an empty one."""
+    found: tuple[tuple[int, int], ...] = _decode_span(span) if span else ()
+    return found
+
+
 class Put(msgspec.Struct, array_like=True, frozen=True):
     """`count` messages; their payloads are the body, or lie in granted memory (`place`).
 
@@ -130,6 +193,7 @@ class Put(msgspec.Struct, array_like=True, frozen=True):
     id : 0 for automatic ids; else of the first, the others follow. `ids`: each.
     name : stored as a file of that path; only with `count` 1. Empty: kept in the log.
     substream, expected : of a dataset; only with `count` 1.
+    made : of results: what they were made of.
     """
 
     channel: int
@@ -145,6 +209,7 @@ class Put(msgspec.Struct, array_like=True, frozen=True):
     substream: int = 0
     expected: int = 0
     place: Place | None = None
+    made: Made | None = None
 
 
 class Receipt(msgspec.Struct, array_like=True, frozen=True):
@@ -223,6 +288,11 @@ class Subscribe(msgspec.Struct, array_like=True, frozen=True):
     follow : go on with `next_stream` when a stream is finished.
     payloads : False for descriptions only.
     held : see `Held`.
+    exclusive : one member at a time reads a stream; the others stand by.
+    sticky : so many ids in a row go to one member (1 … n, n + 1 … 2 n, …); 0: whoever is next.
+    key : messages with the same value under this key of their metadata go to one member.
+    settled : the member is told how far everything is settled (`Settled`).
+    headers : the member is told the header of each stream, and its changes (`Header`).
     """
 
     channel: int
@@ -245,6 +315,11 @@ class Subscribe(msgspec.Struct, array_like=True, frozen=True):
     min_parts: int = 0
     wait_s: float = 0.0
     held: tuple[Held, ...] = ()
+    exclusive: bool = False
+    sticky: int = 0
+    key: str = ""
+    settled: bool = False
+    headers: bool = False
 
 
 class Unsubscribe(msgspec.Struct, array_like=True, frozen=True):
@@ -296,6 +371,26 @@ class End(msgspec.Struct, array_like=True, frozen=True):
     next_stream: str = ""
     last_id: int = 0
     missing: tuple[tuple[int, int], ...] = ()
+
+
+class Header(msgspec.Struct, array_like=True, frozen=True):
+    """The header (metadata) of a stream: before its first message, and when it has changed.
+
+    `version` counts from 1; 0 with an empty document: there is none.
+    """
+
+    channel: int
+    ref: int
+    version: int
+    document: bytes
+
+
+class Settled(msgspec.Struct, array_like=True, frozen=True):
+    """All messages of a stream before `seq` are acknowledged, done or dead for the group."""
+
+    channel: int
+    ref: int
+    seq: int
 
 
 class Credit(msgspec.Struct, array_like=True, frozen=True):
@@ -411,6 +506,8 @@ Frame = (
     | Extend
     | Unpin
     | HeldPins
+    | Header
+    | Settled
     | Call
     | Reply
     | CallFailed
@@ -424,7 +521,7 @@ KINDS: Final[dict[int, type[Any]]] = {
     10: OpenWriter, 11: CloseWriter, 12: Put, 13: Receipt, 14: Failed, 15: Grant, 16: WantMemory,
     17: ReturnMemory,
     20: Subscribe, 21: Unsubscribe, 22: StreamOpened, 23: Deliver, 24: Gap, 25: End, 26: Credit,
-    27: Ack, 28: Nack, 29: Extend, 30: Unpin, 31: HeldPins,
+    27: Ack, 28: Nack, 29: Extend, 30: Unpin, 31: HeldPins, 32: Header, 33: Settled,
     40: Call, 41: Reply, 42: CallFailed,
 }  # fmt: skip
 """Numbers of kinds; never reused."""
@@ -432,6 +529,7 @@ KINDS: Final[dict[int, type[Any]]] = {
 _NUMBERS: Final = {frame: number for number, frame in KINDS.items()}
 _DECODERS: Final = {number: msgspec.msgpack.Decoder(kind) for number, kind in KINDS.items()}
 _encode: Final = msgspec.msgpack.Encoder().encode
+_decode_span: Final = msgspec.msgpack.Decoder(Ranges).decode
 
 
 def encode(frame: Frame, body_nbytes: int = 0) -> bytes:
