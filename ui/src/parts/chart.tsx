@@ -1,0 +1,99 @@
+// Small charts over time, synced by their cursor. Axes begin at zero, gaps stay gaps.
+import { useEffect, useRef } from "preact/hooks";
+import uPlot from "uplot";
+
+export interface Line {
+  label: string;
+  /** A CSS variable: --line-1 … --line-4. */
+  colour: string;
+  /** One of each time of the chart; null is a gap. */
+  values: readonly (number | null)[];
+  bars?: boolean;
+}
+
+const SYNC = uPlot.sync("time");
+
+export function Chart(props: {
+  title: string;
+  times: readonly number[];
+  lines: readonly Line[];
+  format: (value: number) => string;
+  height?: number;
+}) {
+  const box = useRef<HTMLDivElement>(null);
+  const plot = useRef<uPlot | null>(null);
+  const height = props.height ?? 110;
+  const names = props.lines.map((line) => line.label).join("|");
+  useEffect(() => {
+    const element = box.current;
+    if (!element) return;
+    const made = new uPlot(options(props, element, height), data(props), element);
+    plot.current = made;
+    const resized = new ResizeObserver(() => made.setSize({ width: element.clientWidth, height }));
+    resized.observe(element);
+    const scheme = matchMedia("(prefers-color-scheme: dark)");
+    const redraw = () => made.redraw();
+    scheme.addEventListener("change", redraw);
+    return () => {
+      resized.disconnect();
+      scheme.removeEventListener("change", redraw);
+      made.destroy();
+      plot.current = null;
+    };
+  }, [names, height]);
+  useEffect(() => plot.current?.setData(data(props)), [props.times, props.lines]);
+  const newest = props.lines.map((line) => `${line.label} ${shown(line, props.format)}`).join(", ");
+  return (
+    <figure class="chart">
+      <figcaption>
+        {props.title} <b>{newest}</b>
+      </figcaption>
+      <div ref={box} role="img" aria-label={`${props.title}: ${newest}`} />
+    </figure>
+  );
+}
+
+function shown(line: Line, format: (value: number) => string): string {
+  const last = line.values.at(-1);
+  return last === null || last === undefined ? "–" : format(last);
+}
+
+function data(props: { times: readonly number[]; lines: readonly Line[] }): uPlot.AlignedData {
+  return [[...props.times], ...props.lines.map((line) => [...line.values])] as uPlot.AlignedData;
+}
+
+function colour(element: Element, name: string): string {
+  return getComputedStyle(element).getPropertyValue(name).trim() || "gray";
+}
+
+function options(
+  props: { lines: readonly Line[]; format: (value: number) => string },
+  element: HTMLElement,
+  height: number,
+): uPlot.Options {
+  const of = (name: string) => () => colour(element, name);
+  const axis = { stroke: of("--soft"), grid: { stroke: of("--rule"), width: 1 }, ticks: { show: false } };
+  return {
+    width: element.clientWidth || 300,
+    height,
+    legend: { show: false },
+    cursor: { sync: { key: SYNC.key }, drag: { x: false, y: false } },
+    scales: { y: { range: (_: uPlot, _low: number, high: number) => [0, high > 0 ? high * 1.1 : 1] } },
+    axes: [
+      { ...axis, space: 60, size: 26 },
+      { ...axis, size: 64, space: 28, values: (_: uPlot, ticks: number[]) => ticks.map(props.format) },
+    ],
+    series: [
+      {},
+      ...props.lines.map((line) => ({
+        label: line.label,
+        stroke: of(line.colour),
+        fill: line.bars ? of(line.colour) : undefined,
+        width: 1.5,
+        spanGaps: false,
+        points: { show: false },
+        ...(line.bars && uPlot.paths.bars ? { paths: uPlot.paths.bars({ size: [0.9] }) } : {}),
+      })),
+    ] as uPlot.Series[],
+  };
+}

@@ -1,0 +1,3 @@
+export function BrowseView() {
+  return <section class="view browse" />;
+}

@@ -1,0 +1,3 @@
+export function GroupsView() {
+  return <section class="view groups" />;
+}

@@ -1,0 +1,3 @@
+export function ReplayView() {
+  return <section class="view replay" />;
+}
