@@ -44,17 +44,31 @@ export interface Look {
   mask: number;
 }
 
-/** Where the picture is on the canvas: scale in screen pixels per detector pixel, and its corner. */
+/** Where the detector is on the canvas: screen pixels per detector pixel, and its corner. */
 export interface Place {
   scale: number;
   x: number;
   y: number;
 }
 
+/** A picture and the detector pixels that it shows. */
+export interface Layer {
+  frame: Frame;
+  x0: number;
+  y0: number;
+  width: number;
+  height: number;
+}
+
+/** All of a detector. */
+export function whole(frame: Frame): Layer {
+  return { frame, x0: 0, y0: 0, width: frame.fullWidth, height: frame.fullHeight };
+}
+
 export class Painter {
   private readonly gl: WebGL2RenderingContext;
   private readonly program: WebGLProgram;
-  private readonly values: WebGLTexture;
+  private readonly values = new WeakMap<Frame, WebGLTexture>();
   private readonly colours: WebGLTexture;
   private shown: MapName | null = null;
 
@@ -64,27 +78,14 @@ export class Painter {
     if (!gl) throw new Error("this browser has no WebGL2, which pictures are drawn with");
     this.gl = gl;
     this.program = link(gl);
-    this.values = texture(gl);
     this.colours = texture(gl);
     gl.pixelStorei(gl.UNPACK_ALIGNMENT, 1);
   }
 
-  load(frame: Frame): void {
-    const { gl } = this;
-    gl.activeTexture(gl.TEXTURE0);
-    gl.bindTexture(gl.TEXTURE_2D, this.values);
-    const data = frame.pixels instanceof Float32Array ? frame.pixels : Float32Array.from(frame.pixels);
-    gl.texImage2D(gl.TEXTURE_2D, 0, gl.R32F, frame.width, frame.height, 0, gl.RED, gl.FLOAT, data);
-  }
-
-  draw(frame: Frame, look: Look, place: Place): void {
+  /** Draw pictures over each other, the last one on top. */
+  draw(layers: readonly Layer[], look: Look, place: Place): void {
     const { gl, canvas, program } = this;
-    if (this.shown !== look.map) {
-      gl.activeTexture(gl.TEXTURE1);
-      gl.bindTexture(gl.TEXTURE_2D, this.colours);
-      gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, 256, 1, 0, gl.RGBA, gl.UNSIGNED_BYTE, table(look.map));
-      this.shown = look.map;
-    }
+    this.colour(look.map);
     const at = (name: string) => gl.getUniformLocation(program, name);
     gl.viewport(0, 0, canvas.width, canvas.height);
     gl.clearColor(0, 0, 0, 0);
@@ -95,12 +96,43 @@ export class Painter {
     gl.uniform2f(at("u_levels"), look.low, look.high);
     gl.uniform1f(at("u_mask"), look.mask);
     gl.uniform1i(at("u_log"), look.log ? 1 : 0);
-    const right = place.x + frame.fullWidth * place.scale;
-    const bottom = place.y + frame.fullHeight * place.scale;
-    const x = (value: number) => (2 * value) / canvas.width - 1;
-    const y = (value: number) => 1 - (2 * value) / canvas.height;
-    gl.uniform4f(at("u_box"), x(place.x), y(place.y), x(right), y(bottom));
-    gl.drawArrays(gl.TRIANGLE_STRIP, 0, 4);
+    const x = (value: number) => (2 * (place.x + value * place.scale)) / canvas.width - 1;
+    const y = (value: number) => 1 - (2 * (place.y + value * place.scale)) / canvas.height;
+    for (const { frame, x0, y0, width, height } of layers) {
+      gl.activeTexture(gl.TEXTURE0);
+      gl.bindTexture(gl.TEXTURE_2D, this.loaded(frame));
+      gl.uniform4f(at("u_box"), x(x0), y(y0), x(x0 + width), y(y0 + height));
+      gl.drawArrays(gl.TRIANGLE_STRIP, 0, 4);
+    }
+  }
+
+  /** Give the memory of a picture back that is not drawn any more. */
+  drop(frame: Frame): void {
+    const texture = this.values.get(frame);
+    if (texture) this.gl.deleteTexture(texture);
+    this.values.delete(frame);
+  }
+
+  private loaded(frame: Frame): WebGLTexture {
+    const { gl } = this;
+    const known = this.values.get(frame);
+    if (known) return known;
+    const made = texture(gl);
+    const { width, height, pixels } = frame;
+    const data = pixels instanceof Float32Array ? pixels : Float32Array.from(pixels);
+    gl.texImage2D(gl.TEXTURE_2D, 0, gl.R32F, width, height, 0, gl.RED, gl.FLOAT, data);
+    this.values.set(frame, made);
+    return made;
+  }
+
+  private colour(map: MapName): void {
+    const { gl } = this;
+    gl.activeTexture(gl.TEXTURE1);
+    gl.bindTexture(gl.TEXTURE_2D, this.colours);
+    if (this.shown !== map) {
+      gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, 256, 1, 0, gl.RGBA, gl.UNSIGNED_BYTE, table(map));
+      this.shown = map;
+    }
   }
 }
 

@@ -19,6 +19,8 @@ export function Chart(props: {
   lines: readonly Line[];
   format: (value: number) => string;
   height?: number;
+  /** Its x axis is no time. */
+  plain?: boolean;
 }) {
   const box = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot | null>(null);
@@ -67,7 +69,7 @@ function colour(element: Element, name: string): string {
 }
 
 function options(
-  props: { lines: readonly Line[]; format: (value: number) => string },
+  props: { lines: readonly Line[]; format: (value: number) => string; plain?: boolean },
   element: HTMLElement,
   height: number,
 ): uPlot.Options {
@@ -77,8 +79,14 @@ function options(
     width: element.clientWidth || 300,
     height,
     legend: { show: false },
-    cursor: { sync: { key: SYNC.key }, drag: { x: false, y: false } },
-    scales: { y: { range: (_: uPlot, _low: number, high: number) => [0, high > 0 ? high * 1.1 : 1] } },
+    cursor: {
+      drag: { x: false, y: false },
+      ...(props.plain ? {} : { sync: { key: SYNC.key } }),
+    },
+    scales: {
+      x: { time: !props.plain },
+      y: { range: (_: uPlot, _low: number, high: number) => [0, high > 0 ? high * 1.1 : 1] },
+    },
     axes: [
       { ...axis, space: 60, size: 26 },
       { ...axis, size: 64, space: 28, values: (_: uPlot, ticks: number[]) => ticks.map(props.format) },

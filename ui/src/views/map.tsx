@@ -1,3 +1,171 @@
+// Map: who feeds whom, and where is it stuck? Left to right; an edge that stopped is dashed.
+import { useMemo } from "preact/hooks";
+import { snapshot } from "../feed";
+import { byteRate, duration, hertz, millis } from "../format";
+import { graphOf, type MapEdge, type MapNode } from "../map/graph";
+import { place } from "../map/layout";
+import { CopyBar } from "../parts/copy";
+import { State } from "../parts/state";
+import { href, route, set } from "../route";
+
+const BOX = { width: 190, height: 54 };
+const GAP = { x: 130, y: 26 };
+const MARGIN = 12;
+const WIDEST = 10;
+
+interface Drawn {
+  node: MapNode;
+  x: number;
+  y: number;
+}
+
 export function MapView() {
-  return <section class="view map" />;
+  const data = snapshot.value;
+  const graph = useMemo(() => (data ? graphOf(data) : { nodes: [], edges: [] }), [data]);
+  const shape = graph.nodes.map((node) => node.id).join() + graph.edges.map((e) => e.from + e.to).join();
+  const places = useMemo(() => new Map(place(graph.nodes, graph.edges).map((at) => [at.id, at])), [shape]);
+  if (!graph.nodes.length) {
+    return <p class="empty">Nobody is connected, and nothing is declared.</p>;
+  }
+  const drawn: Drawn[] = graph.nodes.map((node) => {
+    const at = places.get(node.id) ?? { column: 0, row: 0 };
+    return {
+      node,
+      x: MARGIN + at.column * (BOX.width + GAP.x),
+      y: MARGIN + at.row * (BOX.height + GAP.y),
+    };
+  });
+  const byId = new Map(drawn.map((one) => [one.node.id, one]));
+  const width = Math.max(...drawn.map((one) => one.x)) + BOX.width + MARGIN;
+  const height = Math.max(...drawn.map((one) => one.y)) + BOX.height + MARGIN;
+  const most = Math.max(...graph.edges.map((edge) => edge.nbytesRate), 1);
+  const picked = byId.get(route.value.query["node-id"] ?? "");
+  return (
+    <>
+      <section class="panel scroll" tabIndex={0} role="region" aria-label="Map of the flow">
+        <svg class="map" width={width} height={height} viewBox={`0 0 ${width} ${height}`} data-testid="map">
+          <defs>
+            <marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto" markerUnits="userSpaceOnUse">
+              <path d="M0 0 8 4 0 8z" />
+            </marker>
+          </defs>
+          {graph.edges.map((edge) => {
+            const [from, to] = [byId.get(edge.from), byId.get(edge.to)];
+            return from && to ? <Edge key={`${edge.from}>${edge.to}`} edge={edge} from={from} to={to} most={most} /> : null;
+          })}
+          {drawn.map((one) => (
+            <Node key={one.node.id} at={one} picked={one === picked} />
+          ))}
+        </svg>
+        <CopyBar command="beamstream map" />
+      </section>
+      {picked && <Details of={picked.node} edges={graph.edges} names={byId} />}
+    </>
+  );
+}
+
+function Node(props: { at: Drawn; picked: boolean }) {
+  const { node, x, y } = props.at;
+  const pick = () => set({ "node-id": props.picked ? "" : node.id });
+  return (
+    <g
+      class={`node ${node.kind} ${node.state}${props.picked ? " picked" : ""}`}
+      data-name={node.name}
+      data-state={node.state}
+      transform={`translate(${x} ${y})`}
+      role="button"
+      tabIndex={0}
+      aria-label={`${node.kind} ${node.name}, ${node.state}`}
+      onClick={pick}
+      onKeyDown={(event) => {
+        if (event.key === "Enter" || event.key === " ") {
+          event.preventDefault();
+          pick();
+        }
+      }}
+    >
+      <title>{`${node.kind} ${node.name}: ${node.state}. ${node.detail}`}</title>
+      <rect width={BOX.width} height={BOX.height} rx={node.kind === "source" ? 3 : 14} />
+      <text x={12} y={22} class="title">
+        {short(node.name, 24)}
+      </text>
+      <text x={12} y={41} class="detail">
+        {short(`${mark(node.state)} ${node.detail || node.state}`, 28)}
+      </text>
+    </g>
+  );
+}
+
+const mark = (state: string) =>
+  ({ live: "●", idle: "◐", gone: "◌", missing: "◌", undeclared: "◇" })[state] ?? "";
+
+function short(text: string, most: number): string {
+  return text.length > most ? `${text.slice(0, most - 1)}…` : text;
+}
+
+function Edge(props: { edge: MapEdge; from: Drawn; to: Drawn; most: number }) {
+  const { edge, from, to } = props;
+  const [x0, y0] = [from.x + BOX.width, from.y + BOX.height / 2];
+  const [x1, y1] = [to.x, to.y + BOX.height / 2];
+  const bend = Math.max((x1 - x0) / 2, 40);
+  const path = `M${x0} ${y0} C${x0 + bend} ${y0} ${x1 - bend} ${y1} ${x1} ${y1}`;
+  const width = 1 + (WIDEST - 1) * Math.sqrt(edge.nbytesRate / props.most);
+  const moving = edge.rate > 0;
+  const label = moving ? hertz(edge.rate) : edge.ageS === null ? "nothing yet" : `since ${duration(edge.ageS)}`;
+  const second = moving ? [byteRate(edge.nbytesRate), edge.delayMs === null ? "" : millis(edge.delayMs)] : [];
+  return (
+    <g class={`edge ${edge.state}${moving ? "" : " still"}`} data-from={from.node.name} data-to={to.node.name}>
+      <title>{`${from.node.name} to ${to.node.name}: ${label}`}</title>
+      <path d={path} stroke-width={width} marker-end="url(#tip)" />
+      <text x={(x0 + x1) / 2} y={(y0 + y1) / 2 - 6}>
+        {label}
+      </text>
+      <text x={(x0 + x1) / 2} y={(y0 + y1) / 2 + 12} class="detail">
+        {second.filter(Boolean).join(" · ")}
+      </text>
+    </g>
+  );
+}
+
+/** What is known of one box, and where to go from it. */
+function Details(props: { of: MapNode; edges: readonly MapEdge[]; names: ReadonlyMap<string, Drawn> }) {
+  const { of, edges, names } = props;
+  const inward = edges.filter((edge) => edge.to === of.id);
+  const outward = edges.filter((edge) => edge.from === of.id);
+  const row = (edge: MapEdge, other: string) => (
+    <li key={other}>
+      {names.get(other)?.node.name}: {hertz(edge.rate)}, {byteRate(edge.nbytesRate)}
+      {edge.delayMs === null ? "" : `, delay ${millis(edge.delayMs)}`}
+    </li>
+  );
+  return (
+    <section class="panel" aria-label={`About ${of.name}`}>
+      <h2>
+        {of.kind} {of.name} <State of={of.state} />
+      </h2>
+      <p>{of.detail}</p>
+      {inward.length > 0 && (
+        <>
+          <h3>gets from</h3>
+          <ul>{inward.map((edge) => row(edge, edge.from))}</ul>
+        </>
+      )}
+      {outward.length > 0 && (
+        <>
+          <h3>gives to</h3>
+          <ul>{outward.map((edge) => row(edge, edge.to))}</ul>
+        </>
+      )}
+      <p>
+        {of.kind === "source" && (
+          <>
+            <a href={href("live", { source: of.name, stream: "" })}>watch it</a>{" "}
+            <a href={href("browse", { source: of.name, stream: "" })}>its streams</a>{" "}
+            <a href={href("replay", { source: of.name, stream: "" })}>replay</a>
+          </>
+        )}
+        {of.kind === "group" && <a href={href("groups", { group: of.name })}>its lag</a>}
+      </p>
+    </section>
+  );
 }
