@@ -4,7 +4,7 @@
 .PHONY: help demo test test-long check bench clean
 
 help:
-	@echo "make demo       a node, a simulated detector and two groups of readers, live"
+	@echo "make demo       a node, a simulated detector and a pipeline that finds its hits, live"
 	@echo "make test       all tests that take less than some minutes, with the official clients"
 	@echo "make test-long  all tests"
 	@echo "make check      style, types, import contracts, sizes"

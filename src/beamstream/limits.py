@@ -205,6 +205,9 @@ NATIVE_CHANNELS_MAX: Final = 1_024
 NATIVE_CALLS_MAX: Final = 256
 """Questions of one native connection that are not answered yet; further ones wait."""
 
+SESSION_NBYTES: Final = 16
+"""The number of a native session: random, and never guessed."""
+
 NATIVE_CREDIT_MESSAGES_MAX: Final = 65_536
 NATIVE_CREDIT_NBYTES_MAX: Final = 1 * GIB
 """What a native reader may ask to be pushed ahead; it has to hold it in memory."""
@@ -233,6 +236,12 @@ RESULTS_NBYTES_MAX: Final = 64 * MIB
 
 AFFINITIES_MAX: Final = 65_536
 """Keys of one group in one stream that are bound to a member; beyond, the oldest are forgotten."""
+
+ERRORS_COUNTED_MAX: Final = 64
+"""Codes of errors that are counted: more than there are."""
+
+RELAYED_MAX: Final = 64
+"""Requests for the page, the API and the metrics that are under way at once."""
 
 SHARED_NBYTES_MIN: Final = 64 * KIB
 """Smaller payloads come by the socket: that is cheaper than keeping count of who looks at them."""

@@ -108,6 +108,7 @@ class Settings(msgspec.Struct, frozen=True):
     durability : the level at which producers are answered.
     advertise : host that is told to clients; empty for the one by which they came.
     allow_network : some door is meant to be reached from other machines.
+    monitor : the process behind the page is started with the node.
     """
 
     data: Path = Path("beamstream-data")
@@ -122,6 +123,7 @@ class Settings(msgspec.Struct, frozen=True):
     durability: Level = Level.DISK
     advertise: str = ""
     allow_network: bool = False
+    monitor: bool = True
     folders: Folders = Folders()
     log: Log = Log()
 
@@ -300,6 +302,9 @@ KEYS: Final[dict[str, Key]] = {
         parse_boolean,
         "addresses without a host are on all interfaces instead of loopback",
         _show_boolean,
+    ),
+    "monitor": Key(
+        ("monitor",), parse_boolean, "start the page's process with the node", _show_boolean
     ),
     "folders.layout": Key(
         ("folders", "layout"), one_of("data", "template", "asapo"), "where files lie"

@@ -4,6 +4,9 @@ A block's mark is the HTML comment on the line before it:
 
     <!-- run -->             console: the commands are run; output that is shown is compared
     <!-- run: a node -->     console: a single ``beamstream up``; the node runs until the page ends
+    <!-- run: beside -->     console: a single command that runs until the page ends; what a demo
+                             says of its node holds from then on
+    <!-- file: NAME -->      python, yaml: written to that file; Python is run, too
     <!-- output -->          what the Python block before it prints; ``...`` stands for anything
     <!-- settings -->        toml: a file of settings that the node takes
     <!-- not run: why -->    anything else
@@ -24,8 +27,9 @@ PAGES: Final = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*
 _FENCE: Final = re.compile(r"\s*(`{3,})\s*([a-z]*)\s*")
 _MARK: Final = re.compile(r"<!-- (.+) -->")
 _MARKS: Final = {
-    "python": re.compile(r"|not run: .+"),
-    "console": re.compile(r"run|run: a node|not run: .+"),
+    "python": re.compile(r"|file: \S+|not run: .+"),
+    "console": re.compile(r"run|run: a node|run: beside|not run: .+"),
+    "yaml": re.compile(r"file: \S+|not run: .+"),
     "toml": re.compile(r"settings|not run: .+"),
     "text": re.compile(r"output|not run: .+"),
 }

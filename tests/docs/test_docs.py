@@ -6,10 +6,13 @@ import contextlib
 import doctest
 import io
 import os
+import queue
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +21,7 @@ import pytest
 
 from beamstream import settings
 from beamstream.client.asapo import Consumer, Producer
+from beamstream.client.native.hub import Hub
 from beamstream.testing.node import NodeProcess
 from docs.pages import PAGES, ROOT, Block, blocks
 
@@ -35,6 +39,53 @@ def to_do(page: Path) -> list[Block]:
     return [block for block in found if not block.mark.startswith("not run")]
 
 
+class Beside:
+    """A program in a terminal of its own, until somebody presses Ctrl-C there."""
+
+    def __init__(self, arguments: list[str]) -> None:
+        self._command = [sys.executable, "-m", "beamstream.cli.main", *arguments]
+        self._process = subprocess.Popen(
+            self._command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self._said: list[str] = []
+        self._exported: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._said.append(line)
+            if line.startswith("export "):
+                self._exported.put(line)
+        self._exported.put("")
+
+    def exported(self) -> dict[str, str]:
+        """What it tells other programs; waits until it does."""
+        words = shlex.split(self._exported.get(timeout=120))
+        assert words, "".join(self._said)
+        return dict(word.split("=", 1) for word in words[1:])
+
+    def end(self) -> None:
+        os.kill(self._process.pid, signal.SIGINT)
+        try:
+            self._process.wait(120)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self._reader.join()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        assert self._process.returncode == 0, f"{self._command}: {''.join(self._said)}"
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
 class Reader:
     """Somebody who follows a page, step by step, in an empty folder."""
 
@@ -43,8 +94,11 @@ class Reader:
         self.names: dict[str, Any] = {"__name__": "__main__"}
         self.printed = ""
         self.nodes: dict[Path, NodeProcess] = {}
+        self.beside: list[Beside] = []
 
     def follow(self, block: Block) -> None:
+        if block.mark.startswith("file: "):
+            (self.folder / block.mark.removeprefix("file: ")).write_text(block.text)
         if block.language == "toml":
             (self.folder / "beamstream.toml").write_text(block.text)
             settings.load({}, {}, self.folder / "beamstream.toml")
@@ -52,8 +106,12 @@ class Reader:
             self.expect(block, block.text, self.printed)
         elif block.language == "python":
             self.python(block)
+        elif block.language == "yaml":
+            return
         elif block.mark == "run: a node":
             self.start(block)
+        elif block.mark == "run: beside":
+            self.start_beside(block)
         else:
             self.console(block)
 
@@ -75,6 +133,14 @@ class Reader:
             # The page has killed or stopped it.
             node.wait()
         self.enter(node)
+
+    def start_beside(self, block: Block) -> None:
+        [line] = block.text.splitlines()
+        command = shlex.split(line.removeprefix("$ "))
+        assert command[0] == "beamstream", block.where
+        self.beside.append(Beside(command[1:]))
+        if command[1] == "demo":
+            os.environ.update(self.beside[-1].exported())
 
     def enter(self, node: NodeProcess) -> None:
         node.start()
@@ -112,9 +178,11 @@ class Reader:
 
     def leave(self) -> None:
         for value in self.names.values():
-            if isinstance(value, Producer | Consumer):
+            if isinstance(value, Producer | Consumer | Hub):
                 value.close()
         self.names.clear()
+        while self.beside:
+            self.beside.pop().end()
         for node in self.nodes.values():
             node.terminate()
 
@@ -123,6 +191,7 @@ class Reader:
 def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
     here = dict(os.environ)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("LC_ALL", "C.UTF-8")
@@ -131,8 +200,13 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
         yield reader
         reader.leave()
     finally:
+        for program in reader.beside:
+            program.kill()
         for node in reader.nodes.values():
             node.kill()
+        for name, module in list(sys.modules.items()):
+            if str(tmp_path) in str(getattr(module, "__file__", "")):
+                del sys.modules[name]
         os.environ.clear()
         os.environ.update(here)
 

@@ -45,9 +45,10 @@ def test_settings_have_the_flags_that_are_shown(capsys: pytest.CaptureFixture[st
     flags = _flags(capsys, "up")
     rows = {row[0]: row[2] for row in table(REFERENCE / "settings.md") if row[0] != "setting"}
     shown = {flag for flag in rows.values() if flag != "none"}
-    assert shown == flags - {"--config"}
+    assert shown == flags - {"--config", "--monitor"}
     for name, flag in rows.items():
-        assert flag in ("none", f"--{name.replace('_', '-')}")
+        dashed = name.replace("_", "-")
+        assert flag in ("none", f"--{dashed}", f"--no-{dashed}")
 
 
 # --------------------------------------------------------------------------------- limits

@@ -30,6 +30,9 @@ class Echo:
         else:
             connection.reply(200, b"%s %s" % (request.target, request.body))
 
+    def wants_headers(self, target: bytes) -> bool:
+        return False
+
     def gone(self) -> None:
         self.hall.gone.set()
 

@@ -14,6 +14,7 @@ from beamstream.model import Dataset, Record, Who
 from beamstream.server.blocks import Block
 from beamstream.server.commits import Commits
 from beamstream.server.delivery import Deliveries
+from beamstream.server.settling import Settling
 from beamstream.server.stats import Stats
 from beamstream.server.streams import Streams, View
 from beamstream.server.subscriptions import Hall, Subscriptions
@@ -24,7 +25,10 @@ from beamstream.wire.native.frames import (
     Credit,
     End,
     Gap,
+    Header,
     Nack,
+    Settle,
+    Settled,
     StreamOpened,
     Subscribe,
 )
@@ -116,7 +120,7 @@ class Client:
         self.beamtime = BT
         self.writable = True
         self.got: list[Got] = []
-        self.told: list[StreamOpened | Gap | End] = []
+        self.told: list[StreamOpened | Gap | End | Header | Settled] = []
         self.errors: list[tuple[int, Error]] = []
 
     def stream_opened(self, frame: StreamOpened) -> None:
@@ -163,6 +167,12 @@ class Client:
     def end(self, frame: End) -> None:
         self.told.append(frame)
 
+    def header(self, frame: Header) -> None:
+        self.told.append(frame)
+
+    def settled(self, frame: Settled) -> None:
+        self.told.append(frame)
+
     def failed(self, channel: int, error: Error) -> None:
         self.errors.append((channel, error))
 
@@ -203,6 +213,11 @@ class Client:
         (outcome,) = outcomes
         return outcome
 
+    def settle(self, got: Got, *ranges: tuple[int, int], dead: bool = False) -> Settling:
+        ranges = ranges or ((got.seqs[0], got.seqs[-1] + 1),)
+        frame = Settle(got.channel, got.ref, got.tag, ranges, dead)
+        return self.stage.subscriptions.settle(self, (frame,))
+
     @property
     def ids(self) -> list[int]:
         return [id for got in self.got for id in got.ids]
@@ -218,6 +233,15 @@ class Client:
     @property
     def gaps(self) -> list[tuple[int, int]]:
         return [(frame.lo, frame.hi) for frame in self.told if isinstance(frame, Gap)]
+
+    @property
+    def settled_seqs(self) -> list[int]:
+        return [frame.seq for frame in self.told if isinstance(frame, Settled)]
+
+    @property
+    def header_frames(self) -> list[tuple[int, int, bytes]]:
+        found = [frame for frame in self.told if isinstance(frame, Header)]
+        return [(frame.ref, frame.version, frame.document) for frame in found]
 
     @property
     def opened(self) -> list[StreamOpened]:
@@ -326,6 +350,27 @@ class Stage:
         assert isinstance(done, ops.Done), done
         assert done.stream is not None
         self.streams.show_finish(view, done.stream, self.wall_ns())
+
+    def meta(self, document: bytes, *, stream: str = STREAM) -> None:
+        """Write the metadata of a stream."""
+        op = ops.Meta(SOURCE, stream, ops.MetaMode.REPLACE, True, document, self.wall_ns())
+        (done,) = self.catalog.apply(BT, [op])
+        assert isinstance(done, ops.Done), done
+        self.streams.header_changed(BT, SOURCE, stream)
+
+    async def store(self, settling: Settling, *more: ops.Op) -> bool:
+        """Write what is settled, with something else, as one unit; whether that was possible."""
+        outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        unit = ops.Unit((*more, *settling.ops))
+        self.commits.submit(BT, [unit], outcome.set_result)
+        (results,) = await outcome
+        stored = not any(isinstance(result, ops.Refused | ops.Conflicted) for result in results)
+        if stored:
+            settling.done()
+        else:
+            settling.undo()
+        await self.turns.settle()
+        return stored
 
     def delete(self, stream: str = STREAM) -> None:
         self.catalog.apply(BT, [ops.DeleteStream(SOURCE, stream)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 
 import pytest
 from group_states import saved, state_of
@@ -20,6 +21,7 @@ from beamstream.server.groups import (
     Terms,
     unacknowledged,
 )
+from beamstream.server.leases import Run
 from beamstream.store.ranges import RangeSet
 
 TERMS = Terms(10.0, 1)
@@ -66,6 +68,8 @@ class AgainstADict(RuleBasedStateMachine):
         self.leases: list[Lease] = []
         self.old_leases: list[Lease] = []
         """Of before the node was started."""
+        self.settling: list[tuple[list[Run], dict[int, Message], bool]] = []
+        """What was settled and is not stored: seq -> what it was; whether it is dead."""
 
     # ------------------------------------------------------------------ handing out
 
@@ -189,11 +193,102 @@ class AgainstADict(RuleBasedStateMachine):
             assert not good
             return
         assert good
-        assert sum(end - start for start, end in new) == sum(mine)
-        for seq in range(lo, hi):
+        unsure = {seq for _, before, _ in self.settling for seq in before}
+        fresh = [s for s, own in zip(range(lo, hi), mine, strict=True) if own or s in unsure]
+        assert sorted(seq for start, end in new for seq in range(start, end)) == fresh
+        self.opened_again(fresh)
+        for seq in fresh:
             self.messages[seq].marked("acknowledged")
             self.messages[seq].count = 0
             self.written[seq] = "acknowledged"
+
+    @precondition(lambda self: self.leases or self.old_leases)
+    @rule(data=st.data(), dead=st.booleans())
+    def settle(self, data: st.DataObject, dead: bool) -> None:
+        """Acknowledge or give up together with results that are not stored yet."""
+        lease = data.draw(st.sampled_from(self.leases + self.old_leases))
+        lo = data.draw(st.integers(lease.lo, lease.hi - 1))
+        hi = data.draw(st.integers(lo + 1, lease.hi))
+        states = {seq: self.messages[seq] for seq in range(lo, hi)}
+        mine = {s: m for s, m in states.items() if m.state == "leased" and m.tag == lease.tag}
+        fine = {"acknowledged", "dead"} if dead else {"acknowledged"}
+        good = all(seq in mine or m.state in fine for seq, m in states.items())
+        self.last = None
+        try:
+            self.group.check_held(lease.tag, lo, hi, dead=dead)
+        except StaleLease:
+            assert not good
+            return
+        assert good
+        taken = self.group.settle(lease.tag, lo, hi, dead=dead)
+        assert {s for run in taken for a, b in run.left for s in range(a, b)} == set(mine)
+        self.settling.append((taken, {s: copy.copy(m) for s, m in mine.items()}, dead))
+        for message in mine.values():
+            message.marked("dead" if dead else "acknowledged")
+            message.count = message.count if dead else 0
+
+    def opened_again(self, seqs: Iterable[int]) -> None:
+        """What is said now of these messages is the last word."""
+        for _, before, _ in self.settling:
+            for seq in seqs:
+                before.pop(seq, None)
+
+    @precondition(lambda self: self.settling)
+    @rule(data=st.data())
+    def settled_is_stored(self, data: st.DataObject) -> None:
+        taken, before, dead = self.settling.pop(data.draw(st.integers(0, len(self.settling) - 1)))
+        self.group.store(taken)
+        for seq in before:
+            self.written[seq] = "dead" if dead else "acknowledged"
+        self.last = None
+
+    @precondition(lambda self: self.settling)
+    @rule(data=st.data(), gone=st.booleans())
+    def settled_is_refused(self, data: st.DataObject, gone: bool) -> None:
+        taken, before, _ = self.settling.pop(data.draw(st.integers(0, len(self.settling) - 1)))
+        rest = {m.tag: m for m in self.messages.values() if m.state == "leased" and m.owner}
+        self.group.restore(taken, self.now, gone=gone)
+        for seq, message in before.items():
+            self.messages[seq] = message
+            if gone:
+                found = self.group._leases.find(seq)
+                assert found is not None
+                self.offered(range(seq, seq + 1), self.now, found.tag, counted=True)
+            elif message.tag in rest:
+                assert message.owner == rest[message.tag].owner
+                message.due = rest[message.tag].due
+        self.last = None
+
+    @rule(owners=st.sets(OWNERS))
+    def release_others(self, owners: set[str]) -> None:
+        self.group.release_others(owners, self.now)
+        for seq, message in self.messages.items():
+            if message.state == "leased" and message.owner and message.owner not in owners:
+                found = self.group._leases.find(seq)
+                assert found is not None
+                due = min(message.due, self.now)
+                self.offered(range(seq, seq + 1), due, found.tag, counted=True)
+        self.last = None
+
+    @rule(hold=HOLDS, data=st.data())
+    def lease_any_due(self, hold: Hold, data: st.DataObject) -> None:
+        """Of all that is due again, not the first."""
+        ranges = self.group.due_ranges(self.now)
+        waiting = self.waiting()
+        if waiting:
+            for seq in waiting:
+                if self.messages[seq].spent:
+                    self.messages[seq].marked("dead")
+        due = sorted(seq for seq in waiting if self.messages[seq].state == "leased")
+        assert [seq for lo, hi in ranges for seq in range(lo, hi)] == due
+        later = [m.due for m in self.messages.values() if m.state == "leased" and m.due > self.now]
+        assert self.group.due_after(self.now) == min(later, default=NEVER)
+        if ranges:
+            lo, end = data.draw(st.sampled_from(ranges))
+            lo = data.draw(st.integers(lo, end - 1))
+            lease = self.group.lease_due(data.draw(st.integers(lo + 1, end)), self.now, hold, lo)
+            assert lease.lo == lo
+            self.leased(lease, hold)
 
     @precondition(lambda self: self.leases)
     @rule(data=st.data(), delay=st.integers(0, 3), counted=st.booleans())
@@ -287,6 +382,7 @@ class AgainstADict(RuleBasedStateMachine):
     @rule()
     def revive(self) -> None:
         dead = [seq for seq, message in self.messages.items() if message.state == "dead"]
+        self.opened_again(dead)
         revived = [seq for lo, hi in self.group.revive() for seq in range(lo, hi)]
         assert revived == sorted(dead)
         for seq in dead:
@@ -340,11 +436,15 @@ class AgainstADict(RuleBasedStateMachine):
     def acknowledge(self, data: st.DataObject) -> None:
         seq = data.draw(st.sampled_from(sorted(self.messages)))
         message = self.messages[seq]
-        assert self.group.acknowledge(seq) == (message.state != "acknowledged")
+        self.last = None
+        if not self.group.acknowledge(seq):
+            assert message.state == "acknowledged"
+            return
+        assert message.state != "acknowledged"
+        self.opened_again([seq])
         message.marked("acknowledged")
         message.count = 0
         self.written[seq] = "acknowledged"
-        self.last = None
 
     @precondition(lambda self: self.messages)
     @rule(data=st.data(), delay=st.integers(0, 3))
@@ -352,6 +452,7 @@ class AgainstADict(RuleBasedStateMachine):
         seq = data.draw(st.sampled_from(sorted(self.messages)))
         message = self.messages[seq]
         self.group.refuse(seq, self.now + delay)
+        self.opened_again([seq])
         if message.state != "open":
             message.count = max(message.count, 1 if message.tag == 0 else 0)
         self.lease(message, self.now + delay, message.count + 1)
@@ -365,6 +466,7 @@ class AgainstADict(RuleBasedStateMachine):
         border = min(id + 1, end)
         self.group.drain()
         self.group.seek(id, ((1, border),), ((border, end),))
+        self.opened_again(self.messages)
         for seq, message in self.messages.items():
             if seq > id:
                 message.marked("open")
@@ -419,6 +521,10 @@ class AgainstADict(RuleBasedStateMachine):
     @rule()
     def start_again(self) -> None:
         """Nothing that was not done, acknowledged or dead is skipped; nothing of these comes."""
+        for taken, before, _ in self.settling:
+            self.group.restore(taken, self.now)
+            self.messages |= before
+        self.settling.clear()
         self.write_behind()
         marks = {s: m.state for s, m in self.messages.items() if m.state not in ("open", "leased")}
         assert self.written == marks
@@ -447,6 +553,9 @@ class AgainstADict(RuleBasedStateMachine):
         taken = [seq for seq, m in sorted(self.messages.items()) if m.state == "open"]
         first = taken[0] if taken else len(self.messages) + 1
         assert self.group.skip_taken(1) == first
+        ends = ("acknowledged", "done", "dead")
+        rest = [seq for seq, m in sorted(self.messages.items()) if m.state not in ends]
+        assert self.group.settled_seq() == (rest[0] if rest else len(self.messages) + 1)
 
 
 AgainstADict.TestCase.settings = settings(

@@ -82,6 +82,18 @@ def native(call: str, group: GroupStream, now: float, tag: int) -> bool:
             group.acknowledge_range(tag, 1, 2)
         case "native acknowledge, other tag":
             group.acknowledge_range(tag + 1, 1, 2)
+        case "native acknowledge, to be taken back":
+            settle(group, tag, now, dead=False, undo=True)
+        case "native giving up":
+            settle(group, tag, now, dead=True)
+        case "native giving up, other tag":
+            settle(group, tag + 1, now, dead=True)
+        case "native giving up, to be taken back":
+            settle(group, tag, now, dead=True, undo=True)
+        case "the same, and the member has gone":
+            settle(group, tag, now, dead=True, undo=True, gone=True)
+        case "another member takes over an exclusive stream":
+            group.release_others({"another"}, now)
         case "native negative acknowledge":
             group.refuse_range(tag, ((1, 2),), now, 0.0, counted=True)
         case "native negative acknowledge with delay":
@@ -107,6 +119,19 @@ def native(call: str, group: GroupStream, now: float, tag: int) -> bool:
         case other:
             raise AssertionError(f"the table has an unknown call {other!r}")
     return False
+
+
+def settle(
+    group: GroupStream, tag: int, now: float, *, dead: bool, undo: bool = False, gone: bool = False
+) -> None:
+    group.check_held(tag, 1, 2, dead=dead)
+    taken = group.settle(tag, 1, 2, dead=dead)
+    assert not taken or state_of(group, 1, now) == ("dead" if dead else "acknowledged")
+    if undo:
+        group.restore(taken, now, gone=gone)
+    else:
+        group.store(taken)
+    assert not group.settling()
 
 
 ASAPO = 9
@@ -160,5 +185,5 @@ def test_the_table(call: str, state: str, after: str) -> None:
 def test_the_table_is_complete() -> None:
     states = {"open", "leased", "due", "spent", "done", "acknowledged", "dead"}
     calls = {call for call, _, _ in table()}
-    assert len(calls) == ASAPO + 15
+    assert len(calls) == ASAPO + 21
     assert {(call, state) for call, state, _ in table()} == {(c, s) for c in calls for s in states}

@@ -13,7 +13,7 @@ from hall import BT, SOURCE, STREAM, Hall, open_below
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from beamstream.errors import BadMetadata, Error, NoSpace, TooLarge
+from beamstream.errors import BadMetadata, Error, NoSpace, StaleLease, TooLarge
 from beamstream.model import Level, Place, Record, check_metadata
 from beamstream.server import put_runs
 from beamstream.server.beamtimes import Beamtimes
@@ -21,13 +21,33 @@ from beamstream.server.commits import Commits
 from beamstream.server.ingest import Ingest, Wait
 from beamstream.server.payloads import Payloads
 from beamstream.server.put_checks import check_metas
-from beamstream.server.puts import Job, Puts, Writer
+from beamstream.server.put_jobs import Job, Writer
+from beamstream.server.puts import Puts
 from beamstream.server.segment_logs import SegmentLogs
 from beamstream.settings import Settings
+from beamstream.store import catalog as ops
+from beamstream.store.cache import Slot
 from beamstream.store.registry import Registry
-from beamstream.wire.native import frames
+from beamstream.wire.native import batches, frames
 
 LEVELS = pytest.mark.parametrize("level", list(Level))
+
+
+class Settled:
+    """An input that is settled with a result, and what became of it."""
+
+    def __init__(self, settles: tuple[frames.Settle, ...]) -> None:
+        self.ended = ""
+        ranges = settles[0].ranges
+        self.ops: tuple[ops.Op, ...] = (ops.Ack("g", "in", "t", ranges),)
+
+    def done(self) -> None:
+        assert not self.ended
+        self.ended = "done"
+
+    def undo(self) -> None:
+        assert not self.ended
+        self.ended = "undone"
 
 
 class Desk:
@@ -57,7 +77,11 @@ class Desk:
             payloads=self.payloads, ingest=hall.ingest, stats=hall.stats, threads=hall.threads,
             durability=Level.DISK, node=1, boot=1,
         )  # fmt: skip
+        given = ops.PutMany("in", "t", 0, None, (0,) * 99, b"", None, b"", None, 1, 1, 10, 0, 0)
+        hall.catalog.apply(BT, [given])
         self.answers: list[frames.Receipt | frames.Failed] = []
+        self.settled: list[Settled] = []
+        self.stale = False
         self._changed = asyncio.Event()
 
     def receipt(self, frame: frames.Receipt) -> None:
@@ -68,13 +92,25 @@ class Desk:
         self.answers.append(frame)
         self._changed.set()
 
+    def settle(self, settles: tuple[frames.Settle, ...]) -> Settled:
+        if self.stale:
+            raise StaleLease("the lease has ended")
+        self.settled.append(Settled(settles))
+        return self.settled[-1]
+
+    def acked(self) -> list[tuple[int, int]]:
+        group = self.hall.catalog.group(BT, "g", "in", "t")
+        return [] if group is None else list(group.acked)
+
     def writer(self, level: int, sender: bytes = bytes(range(16))) -> Writer:
         opened = frames.OpenWriter(1, SOURCE, STREAM, sender, level)
         return self.puts.open(opened, self.hall.producer, self)
 
     def begin(self, writer: Writer, payloads: list[bytes], sequence: int, **more: object) -> Job:
+        granted = more.pop("granted", None)
+        assert granted is None or isinstance(granted, Slot)
         frame = put(payloads, sequence, **more)
-        job = self.puts.begin(writer, frame, sum(frame.sizes), lambda: None)
+        job = self.puts.begin(writer, frame, sum(frame.sizes), lambda: None, granted)
         assert not isinstance(job, Wait)
         if job.memory is not None:
             job.memory[:] = b"".join(payloads)
@@ -219,6 +255,150 @@ def test_larger_than_the_cache_needs_a_name(tmp_path: Path) -> None:
             desk.puts.begin(desk.writer(0), put([bytes(nbytes)]), nbytes, lambda: None)
 
     run(tmp_path, test)
+
+
+def made(*seqs: int, **more: object) -> frames.Made:
+    """Results of these inputs, which are settled with them."""
+    ranges = tuple((seq, seq + 1) for seq in sorted(set(seqs)))
+    settles = (frames.Settle(9, 0, 1, ranges),)
+    return frames.Made(3, "in", "t", seqs, settles=settles, **more)  # type: ignore[arg-type]
+
+
+@LEVELS
+def test_results_in_granted_memory(tmp_path: Path, level: int) -> None:
+    """They are settled when it is their turn, not when they come."""
+
+    async def test(desk: Desk) -> None:
+        writer = desk.writer(level)
+        slot = desk.hall.cache.allocate(BT, 5_000)
+        assert slot is not None
+        place = batches.Place(0, 0, 0)
+        first = desk.begin(writer, [b"first"], 1, made=made(4))
+        job = desk.begin(writer, [b"x" * 5_000], 2, made=made(5), granted=slot, place=place)
+        job.complete()
+        assert desk.settled == []
+        first.complete()
+        assert [settled.ended for settled in desk.settled] == ["", ""]
+        await desk.messages(2)
+        assert [settled.ended for settled in desk.settled] == ["done", "done"]
+        assert desk.acked() == [(4, 6)]
+        assert desk.read(2) == b"x" * 5_000
+        (record,) = desk.hall.catalog.items_by_id(BT, desk.hall.view.no, 2, 3, 1)
+        assert isinstance(record, Record)
+        assert (record.run, record.input_source, record.input_seq, record.result_k) == (
+            3, "in", 5, 0,
+        )  # fmt: skip
+        assert desk.hall.record(2).run == 3
+
+    run(tmp_path, test)
+
+
+@LEVELS
+def test_a_stale_lease_holds_nobody_up(tmp_path: Path, level: int) -> None:
+    async def test(desk: Desk) -> None:
+        writer = desk.writer(level)
+        desk.stale = True
+        stale = [
+            desk.begin(writer, [b"a"], 1, made=made(1)),
+            desk.begin(writer, [b"file"], 2, name="processed/a", made=made(1)),
+        ]
+        large = put([bytes(40_000)], 3, name="processed/b", made=made(1))
+        streamed = desk.puts.begin(writer, large, 40_000, lambda: None)
+        assert not isinstance(streamed, Wait)
+        plain = desk.begin(writer, [b"b"], 4)
+        nbytes = 0
+        while streamed.memory is not None and nbytes < 40_000:
+            memory = streamed.memory
+            nbytes += memory.nbytes
+            if nbytes < 40_000:
+                more: asyncio.Future[memoryview] = desk.hall.loop.create_future()
+                streamed.filled(more.set_result)
+                streamed.memory = await more
+        for job in (plain, streamed, *stale):
+            job.complete()
+        answers = await desk.messages(4)
+        codes = [getattr(answer, "code", "") for answer in answers]
+        assert codes == ["E405", "E405", "E405", ""]
+        assert desk.read(1) == b"b"
+        await asyncio.gather(*(asyncio.to_thread(lambda: None) for _ in range(2)))
+        desk.hall.threads.submit(lambda: None).result()
+        assert not [path for path in desk.hall.files.rglob("*") if path.is_file()]
+
+    run(tmp_path, test)
+
+
+def test_a_full_disk_settles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(desk: Desk) -> None:
+        writer = desk.writer(Level.OS)
+
+        def full(folder: Path, nbytes: int) -> None:
+            raise NoSpace("no space left")
+
+        monkeypatch.setattr(desk.logs, "_check_space", full)
+        desk.begin(writer, [b"a"], 1, made=made(1)).complete()
+        (failed,) = await desk.messages(1)
+        assert isinstance(failed, frames.Failed)
+        assert (failed.code, desk.settled[0].ended, desk.acked()) == ("E501", "undone", [])
+        monkeypatch.undo()
+        desk.begin(writer, [b"a"], 1, made=made(1)).complete()
+        await desk.messages(2)
+        assert (desk.settled[1].ended, desk.acked()) == ("done", [(1, 2)])
+
+    run(tmp_path, test)
+
+
+batches_of_results = st.lists(
+    st.tuples(
+        st.lists(st.tuples(st.integers(1, 12), st.integers(0, 2)), min_size=1, max_size=5),
+        st.booleans(),
+        st.integers(0, 2),
+    ),
+    max_size=8,
+)
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(batches_of_results)
+def test_every_result_is_there_once(
+    tmp_path_factory: pytest.TempPathFactory,
+    runs: list[tuple[list[tuple[int, int]], bool, int]],
+) -> None:
+    """Whoever makes it again: the first one stays, its inputs are settled, or all is refused."""
+
+    async def test(desk: Desk) -> None:
+        there: dict[tuple[int, int], bytes] = {}
+        blocked = desk.writer(0, bytes(16))
+        desk.begin(blocked, [b"no result"], 1, id=10_000).complete()
+        await desk.messages(1)
+        answered, acked = 1, set[int]()
+        for number, (keys, conflicts, level) in enumerate(runs):
+            writer = desk.writer(level, bytes([number + 1] * 16))
+            payloads = [b"%d %d of %d" % (*key, number) for key in keys]
+            ids = tuple(1_000 * number + index + 1 for index in range(len(keys)))
+            if conflicts:
+                keys, payloads, ids = [*keys, (99, 0)], [*payloads, b"in the way"], (*ids, 10_000)
+            told = made(*[seq for seq, _ in keys], ks=tuple(k for _, k in keys))
+            desk.begin(writer, payloads, 1, ids=ids, made=told).complete()
+            answered += len(keys)
+            await desk.messages(answered)
+            assert desk.settled[-1].ended == ("undone" if conflicts else "done")
+            if not conflicts:
+                acked |= {seq for seq, _ in keys}
+                for key, payload in zip(keys, payloads, strict=True):
+                    there.setdefault(key, payload)
+        assert {seq for lo, hi in desk.acked() for seq in range(lo, hi)} == acked
+        view = desk.hall.view
+        items = desk.hall.catalog.items_by_id(BT, view.no, 1, 10_000, 1_000)
+        found = {}
+        for item in items:
+            assert isinstance(item, Record)
+            found[item.input_seq, item.result_k] = desk.read(item.id)
+        assert found == there
+        assert view.visible_seq == len(there) + 1
+
+    run(tmp_path_factory.mktemp("results"), test)
 
 
 sizes = st.lists(st.integers(0, 300), min_size=1, max_size=40)

@@ -12,9 +12,12 @@ from stage import SOURCE, STREAM, Client, Got, Stage, run
 
 from beamstream import limits
 from beamstream.errors import StaleLease
+from beamstream.server.settling import Settling
+from beamstream.store import catalog as ops
 from beamstream.wire.native.frames import Held, Mode
 
 LEASE_S = 5.0
+REFUSED = ops.DeleteStream("no such source", "s")
 
 
 class Party:
@@ -28,6 +31,7 @@ class Party:
         self.hands: dict[str, list[Got]] = {name: [] for name in "abc"}
         self.acked: set[int] = set()
         self.sent = 0
+        self.under_way: list[tuple[Client, Got, Settling]] = []
 
     def collect(self) -> None:
         for name, client in self.clients.items():
@@ -93,6 +97,28 @@ class Party:
             self.acked |= set(got.seqs)
         client.credit(len(got.seqs), 1000)
 
+    async def settle(self) -> None:
+        """Settle with results; the unit may be refused, and much may happen before that."""
+        client = self.pick()
+        hand = self.hands[client.who.instance] if client else []
+        if client is None or not hand:
+            return
+        got = self.data.draw(st.sampled_from(hand))
+        try:
+            settling = client.settle(got)
+        except StaleLease:
+            hand.remove(got)
+            return
+        self.under_way.append((client, got, settling))
+
+    async def outcome(self) -> None:
+        if not self.under_way:
+            return
+        at = self.data.draw(st.integers(0, len(self.under_way) - 1))
+        _, got, settling = self.under_way.pop(at)
+        if await self.stage.store(settling, *self.data.draw(st.sampled_from([(), (REFUSED,)]))):
+            self.acked |= set(got.seqs)
+
     async def refuse(self) -> None:
         client = self.pick()
         hand = self.hands[client.who.instance] if client else []
@@ -107,6 +133,7 @@ class Party:
         await self.stage.turns.pass_time(self.data.draw(st.sampled_from([0.5, LEASE_S, 11.0])))
 
     async def restart(self) -> None:
+        self.under_way.clear()
         await self.stage.restart()
         self.clients.clear()
 
@@ -116,6 +143,8 @@ class Party:
 
     async def drain(self) -> None:
         """Somebody with time and credit takes the rest."""
+        while self.under_way:
+            await self.outcome()
         for client in self.clients.values():
             self.stage.subscriptions.disconnected(client)
         self.clients.clear()
@@ -145,7 +174,7 @@ def test_nothing_is_lost_and_nothing_is_leased_twice(
         steps: list[Callable[[], object]] = [
             party.put, party.put, party.come, party.come, party.go, party.break_off,
             party.acknowledge, party.acknowledge, party.acknowledge, party.refuse, party.wait,
-            party.restart,
+            party.settle, party.settle, party.settle, party.outcome, party.outcome, party.restart,
         ]  # fmt: skip
         for step in data.draw(st.lists(st.sampled_from(steps), max_size=25)):
             await step()  # type: ignore[misc]

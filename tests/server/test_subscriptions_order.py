@@ -62,6 +62,33 @@ def test_missing_ids_are_left_out(tmp_path: Path, gaps: Gaps, told: list[tuple[i
     run(tmp_path, test)
 
 
+def test_missing_ids_are_waited_for_until_the_stream_is_finished(tmp_path: Path) -> None:
+    async def test(stage: Stage) -> None:
+        client = Client(stage)
+        client.subscribe(mode=ORDERED, gaps=Gaps.FINISHED)
+        stage.put(1, 2, 5)
+        stage.skip(6, 8)
+        stage.put(9)
+        await stage.turns.settle()
+        assert (client.ids, client.gaps) == ([1, 2], [])
+        stage.put(3)
+        await stage.turns.settle()
+        assert (client.ids, client.gaps) == ([1, 2, 3], [])
+        stage.finish(10)
+        await stage.turns.settle()
+        assert (client.ids, client.gaps) == ([1, 2, 3, 5, 9], [(4, 5), (8, 9)])
+        stage.put(4)
+        await stage.turns.settle()
+        assert client.ids[5:] == [4], "late, and not lost"
+        assert client.ends == []
+        for got in client.take():
+            assert await stage.store(client.settle(got))
+        (end,) = client.ends
+        assert end.missing == ((8, 9), (10, 11))
+
+    run(tmp_path, test)
+
+
 def test_what_is_leased_elsewhere_does_not_hold_up(tmp_path: Path) -> None:
     async def test(stage: Stage) -> None:
         clients = [Client(stage, name) for name in "ab"]

@@ -11,15 +11,18 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from beamstream.model import Record
+from beamstream.errors import IdConflict
+from beamstream.model import Record, Run
 from beamstream.store.catalog.interface import (
     Ack,
     AlreadyAcked,
     Catalog,
     Claim,
     Conflicted,
+    DefineRun,
     DeleteStream,
     Done,
+    Duplicate,
     Finish,
     Mark,
     Meta,
@@ -34,14 +37,17 @@ from beamstream.store.catalog.interface import (
     Unit,
 )
 from beamstream.store.catalog.sqlite import SqliteCatalog
+from beamstream.store.catalog.sqlite_batches import Batches
 from beamstream.store.catalog.sqlite_groups import Groups
 from beamstream.store.catalog.sqlite_producers import Producers, Runs
+from beamstream.store.catalog.sqlite_results import Results
 from beamstream.store.catalog.sqlite_streams import Streams
 from beamstream.store.catalog.sqlite_writer import Writer
 from beamstream.testing.catalog import CatalogTests, failures
 from beamstream.testing.catalog_ops import BT, put
 from beamstream.testing.memory_catalog import MemoryCatalog
-from beamstream.testing.memory_state import Beamtime, Entry, Stream
+from beamstream.testing.memory_state import Beamtime
+from beamstream.testing.memory_streams import Entry, Stream
 
 
 class ThatReopens(SqliteCatalog):
@@ -294,10 +300,11 @@ class EarlyAcksForgotten(Beamtime):
 
 class ShallowUpdate(Beamtime):
     def meta(self, op: Meta) -> Result:
-        old = self.metas.get((op.source, op.stream))
+        versions = self.metas.get((op.source, op.stream))
+        old = versions[-1][0] if versions else {}
         result = super().meta(op)
         if op.mode is MetaMode.UPDATE and old:
-            self.metas[op.source, op.stream] = old | json.loads(op.document)
+            self.metas[op.source, op.stream][-1] = (old | json.loads(op.document), op.changed_ns)
         return result
 
 
@@ -342,6 +349,69 @@ class PositionsForgotten(Beamtime):
         return replace(super().one_of(op, index), position=op.position)
 
 
+class ResultsKnownByTheirId(Beamtime):
+    def made_before(self, there: Stream, op: Put) -> Result | None:
+        return None
+
+
+class ResultsOfAllRunsAreOne(Beamtime):
+    def same_result(self, record: Record, op: Put) -> bool:
+        return super().same_result(replace(record, run=op.run), op)
+
+
+class OneResultOfAnInput(Beamtime):
+    def same_result(self, record: Record, op: Put) -> bool:
+        k = op.result_k if record.result_k >= 0 else -1
+        return super().same_result(replace(record, result_k=k), op)
+
+
+class ResultsConflictByContent(Beamtime):
+    def made_before(self, there: Stream, op: Put) -> Result | None:
+        found = super().made_before(there, op)
+        assert found is None or isinstance(found, Duplicate)
+        if found and found.record and not self.same_payload(found.record, op):
+            return Conflicted(IdConflict("another result"))
+        return found
+
+
+class CopiesAreResults(Beamtime):
+    def made_before(self, there: Stream, op: Put) -> Result | None:
+        return super().made_before(there, replace(op, result_k=max(op.result_k, 0)))
+
+    def record(self, op: Put, seq: int, ident: int) -> Record:
+        k = max(op.result_k, 0) if op.input_seq else op.result_k
+        return super().record(replace(op, result_k=k), seq, ident)
+
+
+class SkipsAgainWithHoles(Beamtime):
+    def skip(self, op: Skip) -> Result:
+        there = self.streams.get((op.source, op.stream))
+        skips = [entry for entry in there.entries if entry.skipped] if there else []
+        if there and op.again and any(skip.lo < op.hi and op.lo < skip.hi for skip in skips):
+            return Duplicate(there.info(), op.hi - 1)
+        return super().skip(op)
+
+
+class EveryWriteIsAVersion(Beamtime):
+    def meta(self, op: Meta) -> Result:
+        before = len(self.metas.get((op.source, op.stream), ()))
+        result = super().meta(op)
+        if isinstance(result, Done) and len(self.metas[op.source, op.stream]) == before:
+            self.metas[op.source, op.stream].append((json.loads(op.document), op.changed_ns))
+        return result
+
+
+class EveryRunIsNew(Beamtime):
+    def definerun(self, op: DefineRun) -> Result:
+        known, self.runs = self.runs, []
+        result = super().definerun(op)
+        self.runs = known
+        if isinstance(result, Run):
+            result = replace(result, no=len(known) + 1)
+            known.append(result)
+        return result
+
+
 MISTAKES: list[tuple[str, type[MemoryCatalog]]] = [
     ("seq_follows_the_order_of_commits", SeqBeforeCommit),
     ("seq_follows_the_order_of_commits", IdBeforeCommit),
@@ -370,6 +440,16 @@ MISTAKES: list[tuple[str, type[MemoryCatalog]]] = [
     ("each_stream_and_producer_counts_alone", wrong(CountsOverAllStreams)),
     ("what_was_there_is_told_from_what_is_new", wrong(BatchStopsAtAConflict)),
     ("a_batch_is_as_many_puts", wrong(PositionsForgotten)),
+    ("a_result_is_there_once", wrong(ResultsKnownByTheirId)),
+    ("results_as_in_memory", wrong(ResultsKnownByTheirId)),
+    ("several_runs_share_a_stream", wrong(ResultsOfAllRunsAreOne)),
+    ("results_as_in_memory", wrong(ResultsOfAllRunsAreOne)),
+    ("another_result_is_another", wrong(OneResultOfAnInput)),
+    ("a_batch_made_again_is_stored_once", wrong(ResultsConflictByContent)),
+    ("what_shares_a_payload_is_no_result", wrong(CopiesAreResults)),
+    ("a_skip_may_be_said_again", wrong(SkipsAgainWithHoles)),
+    ("writing_what_is_there_is_no_version", wrong(EveryWriteIsAVersion)),
+    ("the_same_document_is_the_same_run", wrong(EveryRunIsNew)),
 ]
 
 
@@ -415,6 +495,13 @@ SQLITE_MISTAKES: list[tuple[str, type, str, Callable[..., Any]]] = [
     ("a_fallen_unit_counts_nothing", Producers, "forget", nothing),
     ("producers_expire", Producers, "expire", nothing),
     ("a_group_is_forgotten", Groups, "_forget", nothing),
+    ("the_last_use_counts", Groups, "forget", nothing),
+    ("the_last_use_counts", Groups, "write_back", nothing),
+    ("a_result_is_there_once", Results, "find", nothing),
+    ("a_batch_made_again_is_stored_once", Results, "any_known", nothing),
+    ("several_runs_share_a_stream", Results, "any_known", nothing),
+    ("ids_between_are_looked_up", Batches, "_any_there", nothing),
+    ("a_skip_may_be_said_again", Streams, "_all_skipped", nothing),
 ]
 
 

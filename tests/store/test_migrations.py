@@ -9,19 +9,35 @@ from pathlib import Path
 import apsw
 import pytest
 
+from beamstream.model import Dataset, Header, Run
 from beamstream.store.catalog import sqlite_schema
 from beamstream.store.catalog.interface import (
     Catalog,
     Claim,
     Claimed,
     Conflicted,
+    DefineRun,
+    Done,
     Duplicate,
+    Meta,
+    MetaMode,
     Op,
     Stored,
     StoredMany,
 )
 from beamstream.store.catalog.sqlite import SqliteCatalog
-from beamstream.testing.catalog_ops import BT, NOW, SOURCE, batch, info, one, put, records
+from beamstream.testing.catalog_ops import (
+    BT,
+    NOW,
+    SOURCE,
+    batch,
+    info,
+    one,
+    put,
+    records,
+    result,
+    results,
+)
 from beamstream.testing.memory_catalog import MemoryCatalog
 
 STORES = Path(__file__).parent / "stores"
@@ -83,6 +99,7 @@ def test_a_store_of_an_earlier_version_goes_on(store: Path, tmp_path: Path) -> N
     one(catalog, put(0, stream="scan1"), Stored)
     old = records(catalog, "mixed")[0]
     assert (old.id, old.info, old.segment, old.input_source, old.input_seq) == (5, b"", 0, "", 0)
+    assert (old.result_k, old.span) == (-1, b"")
     one(catalog, put(5, stream="mixed", place=2), Duplicate)
     one(catalog, put(5, stream="mixed", place=2, size=1), Conflicted)
     one(catalog, put(11, stream="mixed"), Conflicted)
@@ -102,4 +119,44 @@ def test_a_store_of_an_earlier_version_goes_on(store: Path, tmp_path: Path) -> N
     assert one(catalog, op, StoredMany).duplicates == ((0, 3),)
     assert records(catalog, "mixed")[-1].info == b"u2"
     assert one(catalog, put(1, stream="new"), Stored).stream.no > info(catalog, "gone").no
+    catalog.close()
+
+
+@pytest.mark.parametrize("store", VERSIONS, ids=lambda path: path.name.split(".")[0])
+def test_a_store_of_an_earlier_version_takes_results_runs_and_headers(
+    store: Path, tmp_path: Path
+) -> None:
+    catalog, _ = unpacked(store, tmp_path)
+    document = b'{"a":{"x":1,"y":2}}'
+    assert catalog.header(BT, SOURCE, "scan1", 0) == Header(1, document, 0)
+    assert catalog.header(BT, SOURCE, "", 1) == Header(1, b'{"sample": "LaB6"}', 0)
+    one(catalog, Meta(SOURCE, "scan1", MetaMode.REPLACE, False, b'{"b":1}', NOW), Done)
+    assert catalog.header(BT, SOURCE, "scan1", 0) == Header(2, b'{"b":1}', NOW)
+    assert catalog.header(BT, SOURCE, "scan1", 1) == Header(1, document, 0)
+    assert catalog.runs(BT, 0, 9) == []
+    assert one(catalog, DefineRun(b"{}", NOW), Run) == Run(1, b"{}", NOW)
+    made = result(3, 0, 31, stream="mixed")
+    one(catalog, made, Stored)
+    one(catalog, results(1, 2, 3, stream="mixed"), StoredMany)
+    catalog.close()
+    one(catalog, made, Duplicate)
+    again = one(catalog, results(3, 2, 1, stream="mixed"), StoredMany)
+    assert (again.count, again.ids) == (0, (31, 33, 32))
+    assert [r.result_k for r in records(catalog, "mixed")][-3:] == [0, 0, 0]
+    catalog.close()
+
+
+def test_what_the_second_version_knew_of_inputs_and_segments_is_there(tmp_path: Path) -> None:
+    catalog, _ = unpacked(STORES / "version2.db.gz", tmp_path)
+    log = records(catalog, "log")
+    assert [r.id for r in log] == [1, 2, 3, 4, 5, 20, 21, 22, 23, 24, 25, 26]
+    assert [r.info for r in log[4:8]] == [b"u2 2 2", b"a", b"b", b"c"]
+    assert [r.position for r in log[:3]] == [70, 1070, 2071]
+    joined = catalog.items_by_seq(BT, info(catalog, "joined").no, 0, 9)[0]
+    assert isinstance(joined, Dataset)
+    assert [(p.input_source, p.input_seq, p.shares) for p in joined.parts] == [
+        ("part1", 5, True), ("part2", 6, True),
+    ]  # fmt: skip
+    for producer, last in ((b"a", 7), (b"b", 8)):
+        assert catalog.producer_position(BT, SOURCE, "log", producer * 16) == last
     catalog.close()

@@ -14,11 +14,18 @@ from hypothesis import strategies as st
 from open_files import files_open
 
 from beamstream.errors import BadName, Corrupt, NoSpace, ReadOnly, StoreTooNew
-from beamstream.store.catalog import sqlite_file, sqlite_reads, sqlite_schema
+from beamstream.store.catalog import (
+    sqlite_batches,
+    sqlite_file,
+    sqlite_reads,
+    sqlite_results,
+    sqlite_schema,
+)
 from beamstream.store.catalog.documents import merged, same_json
 from beamstream.store.catalog.interface import (
     Ack,
     Claim,
+    DefineRun,
     DeleteGroup,
     DeleteStream,
     Expire,
@@ -35,7 +42,19 @@ from beamstream.store.catalog.interface import (
     Unit,
 )
 from beamstream.store.catalog.sqlite import SqliteCatalog
-from beamstream.testing.catalog_ops import BT, SOURCE, STREAM, batch, info, one, put, records, store
+from beamstream.testing.catalog_ops import (
+    BT,
+    SOURCE,
+    STREAM,
+    batch,
+    info,
+    one,
+    put,
+    records,
+    result,
+    results,
+    store,
+)
 
 
 @pytest.fixture
@@ -444,7 +463,20 @@ def test_no_operation_leaves_a_read_open(catalog: SqliteCatalog) -> None:
         Mark("g", SOURCE, STREAM, State.DONE, ((1, 3),), owner="you"),
         Meta(SOURCE, STREAM, MetaMode.INSERT, False, b"{}"),
         Meta(SOURCE, STREAM, MetaMode.INSERT, False, b"{}"),
+        Meta(SOURCE, STREAM, MetaMode.REPLACE, False, b'{"a":1}'),
+        Meta(SOURCE, STREAM, MetaMode.REPLACE, False, b'{"a":1}'),
+        DefineRun(b"{}", 1),
+        DefineRun(b"{}", 1),
+        DefineRun(b"[]", 1),
         Unit((put(2), put(2, size=1))),
+        *[result(3, stream="made")] * 2,
+        *[results(1, 2, 3, 4, stream="made")] * 2,
+        results(7, 6, stream="made", ids=(2, 1)),
+        results(8, 9, stream="made", ids=(1, 8)),
+        results(1, 2, stream="made", run=2),
+        *[Skip(SOURCE, "made", 20, 22, 1, True)] * 2,
+        batch(2, stream="made", ids=(19, 20)),
+        Unit((result(2, stream="made"), Ack("g", SOURCE, STREAM, ((1, 2),)))),
         Finish(SOURCE, STREAM, 9, "", 1),
         Finish(SOURCE, STREAM, 9, "", 1),
         DeleteGroup("none"),
@@ -517,6 +549,53 @@ def test_purge_removes_the_rows_a_few_at_a_time(catalog: SqliteCatalog) -> None:
 
 
 # ------------------------------------------------------------------------------- speed
+
+
+RESULT_STATEMENTS = (
+    sqlite_results._ONE,
+    sqlite_results._ANY,
+    sqlite_results._MANY,
+    sqlite_batches._ANY_ID,
+    sqlite_batches._ANY_SKIPPED,
+)
+
+
+def test_units_that_succeed_are_one_transaction_without_savepoints(
+    catalog: SqliteCatalog,
+) -> None:
+    store(catalog, *range(1, 40), stream="in")
+    statements: list[str] = []
+    writer = catalog._open[BT]
+    writer._db.trace_v2(apsw.SQLITE_TRACE_STMT, lambda event: statements.append(event["sql"]))
+    done = [Ack("g", SOURCE, "in", ((n, n + 1),)) for n in range(1, 41)]
+    units = [Unit((result(n, 0, n), done[n - 1])) for n in range(1, 31)]
+    catalog.apply(BT, units)
+    assert not [sql for sql in statements if "SAVEPOINT" in sql]
+    assert len([sql for sql in statements if sql.startswith("UPDATE stream")]) == 1
+    assert info(catalog).count == 30
+    # One that fails is undone alone, in a second go.
+    clash = [result(n, 0, n if n < 36 else 1, size=n) for n in range(31, 40)]
+    catalog.apply(BT, [Unit((op, done[op.input_seq - 1])) for op in clash])
+    writer._db.trace_v2(0, None)
+    assert len([sql for sql in statements if sql.startswith("SAVEPOINT")]) == 9
+    assert info(catalog).count == 35
+    group = catalog.group(BT, "g", SOURCE, "in")
+    assert group is not None
+    assert group.acked == ((1, 36),)
+
+
+@pytest.mark.parametrize("statement", RESULT_STATEMENTS)
+def test_what_is_known_of_results_and_ids_is_looked_up(
+    catalog: SqliteCatalog, statement: str
+) -> None:
+    """The list of what is asked for is gone through, never the stream."""
+    store(catalog, 1)
+    values = (1,) * max(n for n in range(1, 7) if f"?{n}" in statement)
+    db = catalog._open[BT].file.writer
+    plan = [row[3] for row in db.execute("EXPLAIN QUERY PLAN " + statement, values)]
+    assert [step for step in plan if "INDEX" in step or "PRIMARY KEY" in step]
+    assert not [step for step in plan if "SCAN" in step and "json_each" not in step]
+    assert not [step for step in plan if "B-TREE" in step]
 
 
 @pytest.mark.parametrize("name", ["_BY_SEQ", "_BY_ID", "_LAST", "_LAST_DATASET", "_IDS"])

@@ -1,30 +1,26 @@
-"""The demo at work: a node, a detector that feeds it, and two groups of readers."""
+"""The demo of ASAPO's protocol: a node, a detector that feeds it, and two groups of readers."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import queue
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Final, Self
 
-import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
 from beamstream import limits
+from beamstream.cli.demo_feed import Feed, Frame
 from beamstream.cli.demo_figures import Figures
 from beamstream.cli.demo_reader import DIGEST_KEY, SENT_KEY
-from beamstream.client.asapo import Producer, Sent
-from beamstream.errors import BadInput, Error, TimedOut
-from beamstream.testing.detector import SimulatedDetector, open_frames
+from beamstream.client.asapo import Producer
+from beamstream.errors import Error, TimedOut
 from beamstream.testing.node import NodeProcess
 from beamstream.wire.asapo.structs import CACHE_ONLY_INGEST_MODE, DEFAULT_INGEST_MODE
 
@@ -32,102 +28,8 @@ BEAMTIME: Final = "demo"
 SOURCE: Final = "detector"
 STREAM: Final = "scan1"
 GROUPS: Final = ("preview", "reduction")
-FILES_NBYTES_MAX: Final = 256 * limits.MIB
-"""Frames of files are read once and kept, up to this much."""
-
-_BUFFERS: Final = 8
 _START_SECONDS: Final = 60.0
 _END_SECONDS: Final = 20.0
-
-Frame = tuple[NDArray[Any], dict[str, Any]]
-
-
-def simulated(shape: tuple[int, int]) -> Iterator[Frame]:
-    """Frames of the simulated detector, without end. A frame's array is used again later."""
-    detector = SimulatedDetector(shape)
-    buffers = [np.empty(detector.shape, detector.dtype) for _ in range(_BUFFERS + 1)]
-    for i, buffer in enumerate(itertools.cycle(buffers)):
-        detector.frame_into(i, buffer)
-        yield buffer, detector.meta(i)
-
-
-def from_files(paths: Iterable[Path]) -> Iterator[Frame]:
-    """Frames of image files, over and over. Raises `BadInput` if there are none."""
-    kept: list[Frame] = []
-    nbytes = 0
-    for frame, meta in open_frames(paths):
-        kept.append((frame, meta))
-        nbytes += frame.nbytes
-        if nbytes >= FILES_NBYTES_MAX:
-            break
-    if not kept:
-        raise BadInput("the files hold no frames")
-    return itertools.cycle(kept)
-
-
-class Feed:
-    """Sends frames at a steady rate from a thread of its own.
-
-    Parameters
-    ----------
-    rate_hz : frames per second; when sending is slower, it is as fast as it can.
-    mode : ingest mode.
-    """
-
-    def __init__(
-        self, producer: Producer, frames: Iterator[Frame], rate_hz: float, mode: int
-    ) -> None:
-        self.figures = Figures("detector", time.monotonic())
-        self.error: BaseException | None = None
-        self.stop = threading.Event()
-        self._producer = producer
-        self._frames = frames
-        self._period_s = 1 / rate_hz
-        self._mode = mode
-        self._thread = threading.Thread(target=self._run, name="detector", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def finish(self) -> None:
-        """Stop, announce the last id, and wait until all is answered."""
-        self.stop.set()
-        self._thread.join()
-        self._producer.send_stream_finished(STREAM, self.figures.last_id)
-        self._producer.flush(_END_SECONDS)
-
-    def _run(self) -> None:
-        try:
-            self._send_all()
-        except BaseException as error:
-            self.error = error
-            self.stop.set()
-
-    def _send_all(self) -> None:
-        answers: list[Future[Sent]] = []
-        due_s = time.monotonic()
-        for number, (frame, meta) in enumerate(self._frames, 1):
-            # A frame's buffer is filled again once it has been answered.
-            if len(answers) >= _BUFFERS:
-                answers.pop(0).result()
-            digest = xxhash.xxh3_64_hexdigest(frame.data)
-            due_s = max(due_s + self._period_s, time.monotonic() - self._period_s)
-            if self.stop.wait(max(0.0, due_s - time.monotonic())):
-                break
-            stamped = {**meta, DIGEST_KEY: digest, SENT_KEY: time.time_ns()}
-            answers.append(
-                self._producer.send(
-                    number,
-                    f"processed/{STREAM}/frame_{number:07d}.raw",
-                    frame,
-                    stream=STREAM,
-                    meta=stamped,
-                    mode=self._mode,
-                )
-            )
-            self.figures.add(time.monotonic(), 1, frame.nbytes, number)
-        for answer in answers:
-            answer.result()
 
 
 class Group:
@@ -230,6 +132,11 @@ class Demo:
         self.begin_s = 0.0
         self._finishing = False
 
+    @property
+    def access(self) -> str:
+        """For other programs: none, what is in memory only is gone before they have asked."""
+        return ""
+
     def __enter__(self) -> Self:
         self.node.__enter__()
         try:
@@ -254,9 +161,23 @@ class Demo:
         self._producer = Producer(endpoint, beamtime=BEAMTIME, source=SOURCE, token=token)
         for group in self.groups:
             group.wait_ready()
-        self.feed = Feed(self._producer, self._frames, self._rate_hz, self._mode)
+        self.feed = Feed(self._send, self._frames, self._rate_hz, end=self._end)
         self.begin_s = time.monotonic()
         self.feed.start()
+
+    def _send(self, number: int, frame: NDArray[Any], meta: dict[str, Any]) -> Callable[[], object]:
+        assert self._producer is not None
+        digest = xxhash.xxh3_64_hexdigest(frame.data)
+        stamped = {**meta, DIGEST_KEY: digest, SENT_KEY: time.time_ns()}
+        name = f"processed/{STREAM}/frame_{number:07d}.raw"
+        return self._producer.send(
+            number, name, frame, stream=STREAM, meta=stamped, mode=self._mode
+        ).result
+
+    def _end(self, last_id: int) -> None:
+        assert self._producer is not None
+        self._producer.send_stream_finished(STREAM, last_id)
+        self._producer.flush(_END_SECONDS)
 
     def check(self) -> None:
         """Raise what stopped the feed or a group, if something did."""

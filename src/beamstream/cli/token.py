@@ -8,6 +8,7 @@ from cyclopts import App, Parameter
 
 from beamstream.cli import common
 from beamstream.cli.common import Config, Data, Json
+from beamstream.cli.options import Usage
 
 if TYPE_CHECKING:
     from beamstream.store.registry import Token
@@ -23,13 +24,24 @@ def new(
     beamtime: Annotated[str, Parameter(help="The beamtime it is for.")] = "",
     beamline: Annotated[str, Parameter(help="Or the beamline it is for.")] = "",
     access: Annotated[str, Parameter(help="Of read, write, writeraw.")] = "read,write",
+    admin: Annotated[
+        bool,
+        Parameter(negative="", help="For the whole node and all beamtimes."),
+    ] = False,
     days: Annotated[float, Parameter(help="Until it expires; up to 366.")] = 30,
     note: Annotated[str, Parameter(help="For whom or what, shown by `ls`.")] = "",
 ) -> None:
     """Make a token and print it, alone."""
     from beamstream.server import auth
 
+    if admin and (beamtime or beamline):
+        raise Usage("--admin is for the whole node, not for a beamtime or beamline")
     with common.opened(data, config, create=True) as (folder, registry):
+        if admin:
+            print(
+                auth.issue_admin(registry, folder.key, days=days, now_ns=common.now_ns(), note=note)
+            )
+            return
         token = auth.issue(
             registry,
             folder.key,

@@ -45,6 +45,9 @@ def up(
     cache: Annotated[str | None, Parameter(help="Size of the cache: 1GiB, 500M.")] = None,
     durability: Annotated[str | None, Parameter(help="cache, os or disk.")] = None,
     advertise: Annotated[str | None, Parameter(help="Host that clients are told.")] = None,
+    monitor: Annotated[
+        bool | None, Parameter(name="--monitor", help="Start the page's process, too.")
+    ] = None,
     config: Config = None,
 ) -> int:
     """Start a node; Ctrl-C or SIGTERM stops it cleanly."""
@@ -58,6 +61,7 @@ def up(
         cache=cache,
         durability=durability,
         advertise=advertise,
+        monitor=monitor,
     )
     # The node is heavy to import, and a wrong flag should be told at once.
     from beamstream.server import node
@@ -183,6 +187,7 @@ def banner(settings: Settings, token: str, *, nbytes_free: int) -> str:
         ("ingest", _reachable(settings, settings.ingest), "producers find it by themselves"),
         ("data server", _reachable(settings, settings.data_port), "consumers find it, too"),
         ("native", _reachable(settings, settings.native), "native clients find it, too"),
+        *([("page", f"{url(settings)}/ui/", "in a browser")] if settings.monitor else []),
         ("data folder", settings.data.absolute(), f"{nbytes_free / limits.GIB:.1f} GiB free"),
         (
             "cache",

@@ -27,15 +27,30 @@ from beamstream.store.registry import Registry, Token, check_beamline
 ALGORITHM: Final = "HS256"
 ISSUER: Final = "beamstream"
 RIGHTS: Final = ("read", "write", "writeraw")
+ADMIN: Final = "admin"
+"""The right to see and do things to the whole node; only tokens of the node have it."""
 
+_NODE: Final = "node"
+_NODE_RIGHTS: Final = ("admin", "read", "write")
 _USER: Final = "JWT"
+_ADMIN: Final = "admin+jwt"
 _FOLDER: Final = "folder+jwt"
-_LABELS: Final = {_USER: b"beamstream user token 1", _FOLDER: b"beamstream folder token 1"}
-_AUDIENCES: Final = {_USER: "beamstream/user", _FOLDER: "beamstream/folder"}
+_LABELS: Final = {
+    _USER: b"beamstream user token 1",
+    _ADMIN: b"beamstream admin token 1",
+    _FOLDER: b"beamstream folder token 1",
+}
+_AUDIENCES: Final = {
+    _USER: "beamstream/user",
+    _ADMIN: "beamstream/admin",
+    _FOLDER: "beamstream/folder",
+}
 _SECONDS_MAX: Final = {
     _USER: limits.TOKEN_DAYS_MAX * 24 * 3600,
+    _ADMIN: limits.TOKEN_DAYS_MAX * 24 * 3600,
     _FOLDER: limits.FOLDER_TOKEN_SECONDS,
 }
+_FOR_EVER: Final = 2**62
 _GRANTS_CACHED_MAX: Final = limits.CLIENTS_MAX
 
 # The last letter of 32 bytes in base64 has two spare bits: only one spelling is taken. A header of
@@ -51,9 +66,9 @@ class Grant:
 
     Parameters
     ----------
-    kind : ``bt`` for a beamtime, ``bl`` for a beamline.
+    kind : ``bt`` for a beamtime, ``bl`` for a beamline, ``nd`` for all of the node.
     name : of that beamtime or beamline.
-    access : rights: ``read``, ``write``, ``writeraw``.
+    access : rights: ``read``, ``write``, ``writeraw``, ``admin``.
     token_id : the claim ``jti``.
     expires : seconds since 1970 UTC.
     """
@@ -109,13 +124,36 @@ def issue(
     rights = tuple(sorted(set(access)))
     if not rights or not set(rights) <= set(RIGHTS):
         raise BadInput(f"access {','.join(rights)[:80]!r} is unknown", hint=", ".join(RIGHTS))
+    return _issue(registry, key, _USER, subject, rights, days, now_ns, note)
+
+
+def issue_admin(registry: Registry, key: bytes, *, days: float, now_ns: int, note: str = "") -> str:
+    """Make a token for the whole node: all beamtimes, with the right `admin`, and record it.
+
+    Raises
+    ------
+    BadInput : days out of range.
+    """
+    return _issue(registry, key, _ADMIN, f"nd_{_NODE}", _NODE_RIGHTS, days, now_ns, note)
+
+
+def _issue(
+    registry: Registry,
+    key: bytes,
+    kind: str,
+    subject: str,
+    rights: tuple[str, ...],
+    days: float,
+    now_ns: int,
+    note: str,
+) -> str:
     if not 0 < days <= limits.TOKEN_DAYS_MAX:
         raise BadInput(f"a token cannot last {days} days", hint=f"up to {limits.TOKEN_DAYS_MAX}")
     now = now_ns // 10**9
     expires = now + int(days * 24 * 3600)
     token_id = secrets.token_hex(10)
     text = _sign(
-        _USER,
+        kind,
         key,
         {
             "sub": subject,
@@ -148,6 +186,13 @@ class Authorizer:
         self._clock = clock
         self._recent: OrderedDict[bytes, Grant] = OrderedDict()
         self._live: WeakValueDictionary[bytes, Grant] = WeakValueDictionary()
+        self._own: dict[bytes, Grant] = {}
+
+    def trust(self, token: str) -> None:
+        """Let a program of the node itself in by this secret, which is recorded nowhere."""
+        digest = hashlib.sha256(token.encode()).digest()
+        grant = Grant("nd", _NODE, frozenset(_NODE_RIGHTS), "own", _FOR_EVER)
+        self._own[digest] = self._live[digest] = grant
 
     def grant(self, token: str) -> Grant:
         """Return what `token` allows.
@@ -216,9 +261,17 @@ class Authorizer:
         return name
 
     def _check(self, text: str) -> Grant:
-        claims = _verify(_USER, self._key, text, self._clock())
+        try:
+            claims = _verify(_USER, self._key, text, self._clock())
+            wanted: tuple[str, ...] = ("bt", "bl")
+            rights: tuple[str, ...] = RIGHTS
+        except BadToken:
+            claims = _verify(_ADMIN, self._key, text, self._clock())
+            wanted, rights = ("nd",), _NODE_RIGHTS
         kind, name = _subject(claims)
-        access = _access(claims)
+        if kind not in wanted:
+            raise _bad()
+        access = _access(claims, rights)
         token = self._registry.token(claims["jti"])
         if token is None or token.revoked_ns or token.subject != claims["sub"]:
             raise _bad()
@@ -248,6 +301,8 @@ def check_subject(grant: Grant, beamtime: str, beamline: str = "") -> None:
     ------
     NotAllowed : it is for something else.
     """
+    if grant.kind == "nd":
+        return
     if (grant.kind, grant.name) not in (("bt", beamtime), ("bl", beamline)):
         raise NotAllowed("wrong token subject")
 
@@ -314,14 +369,16 @@ def _subject(claims: dict[str, Any]) -> tuple[str, str]:
             return kind, check_beamtime(name)
         if kind == "bl":
             return kind, check_beamline(name)
+        if (kind, name) == ("nd", _NODE):
+            return kind, name
     except BadName:
         pass
     raise _bad()
 
 
-def _access(claims: dict[str, Any]) -> frozenset[str]:
+def _access(claims: dict[str, Any], known: tuple[str, ...]) -> frozenset[str]:
     extra = claims.get("ExtraClaims")
     rights = extra.get("AccessTypes") if type(extra) is dict else None
-    if type(rights) is not list or not rights or not all(right in RIGHTS for right in rights):
+    if type(rights) is not list or not rights or not all(right in known for right in rights):
         raise _bad()
     return frozenset(rights)

@@ -21,6 +21,7 @@ from beamstream.store.folder import FOLDER_MODE
 from beamstream.store.registry import Registry, check_beamline
 
 AUTO: Final = "auto"
+_DEMO: Final = "demo"
 
 _METADATA: Final = {"current": "beamtime-metadata-", "commissioning": "commissioning-metadata-"}
 _COMMISSIONING: Final = "c"
@@ -110,6 +111,8 @@ class Beamtimes:
         """
         wanted = "" if beamtime in ("", AUTO) else check_beamtime(beamtime)
         at = "" if beamline in ("", AUTO) else check_beamline(beamline)
+        if grant.kind == "nd":
+            return wanted or self._some()
         if grant.kind == "bl":
             return self._of_beamline_token(wanted, at, grant)
         return self._of_beamtime_token(wanted, at, grant)
@@ -135,6 +138,11 @@ class Beamtimes:
         return known.beamline if known else ""
 
     # -------------------------------------------------------------------- what is meant
+
+    def _some(self) -> str:
+        """A beamtime for who may see all of them and names none."""
+        opened = self._registry.beamtimes()
+        return opened[-1].beamtime if opened else _DEMO
 
     def _of_beamtime_token(self, wanted: str, at: str, grant: Grant) -> str:
         if wanted and wanted != grant.name:

@@ -202,7 +202,10 @@ class Deliveries:
         arrived_ns = max((part.arrived_ns for part in parts), default=0)
         count = found.delivery.count if found.delivery else 1
         delay_ns = time.time_ns() - arrived_ns
-        self._stats.handed_out(view.beamtime, view.source, name, who, delay_ns, count)
+        nbytes = sum(part.size for part in parts)
+        self._stats.handed_out(
+            view.beamtime, view.source, name, who, delay_ns, count, nbytes=nbytes
+        )
 
     def give_back(self, view: View, name: str, found: Found) -> None:
         """The peer has gone before it got the reply."""

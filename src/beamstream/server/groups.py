@@ -69,6 +69,8 @@ class GroupStream:
         self._new_dead = RangeSet()
         self._new_counts: dict[int, int] = {}
         self._position_moved = False
+        self._settling: set[Run] = set()
+        self._settled_seq = 1
 
     # ---------------------------------------------------------------- handing out
 
@@ -102,6 +104,7 @@ class GroupStream:
             del self._leases.pending[seq]
         elif self.done.contains(seq):
             self.done.remove(seq, seq + 1)
+            self._settled_seq = min(self._settled_seq, seq)
             drained = not self._new_done.remove(seq, seq + 1)
         else:
             return False
@@ -127,6 +130,10 @@ class GroupStream:
         first = self._leases.first()
         return first[1].due if first is not None else NEVER
 
+    def due_after(self, now: float) -> float:
+        """When something is due next that is not due now; `NEVER` if nothing will be."""
+        return self._leases.after(now)
+
     def is_open(self, seq: int) -> bool:
         return not self._taken.contains(seq)
 
@@ -140,6 +147,20 @@ class GroupStream:
 
     def leased(self) -> int:
         return len(self._leases)
+
+    def settling(self) -> bool:
+        """Whether something is settled that is not stored yet."""
+        return bool(self._settling)
+
+    def settled_seq(self) -> int:
+        """The first seq that is neither acknowledged nor done nor dead."""
+        at = self._settled_seq
+        while True:
+            end = max(marks.first_gap(at) for marks in (self.acked, self.done, self.dead))
+            if end == at:
+                self._settled_seq = at
+                return at
+            at = end
 
     def leased_since(self) -> float:
         """When the oldest lease was given; `NEVER` if there is none."""
@@ -179,11 +200,32 @@ class GroupStream:
             return None
         return self._lease(lo, hi, count + 1, now, hold)
 
-    def lease_due(self, hi: int, now: float, hold: Hold) -> Lease:
-        """Hand out what `first_due` has named, up to `hi`."""
+    def due_ranges(self, now: float) -> list[tuple[int, int]]:
+        """All that is due again, lowest first; what is due and spent is dead from now on."""
+        found: list[tuple[int, int]] = []
         first = self._leases.first()
-        assert first is not None
-        lo, pending = first
+        if first is None or first[1].due > now:
+            return found
+        waiting: list[tuple[int, Pending]] = list(self._leases.pending.items())
+        waiting += [(next(iter(run.left))[0], run) for run in self._leases.runs.values()]
+        for seq, pending in waiting:
+            if pending.due > now:
+                continue
+            if pending.spent:
+                self._die(seq, pending)
+            else:
+                found += pending.left if isinstance(pending, Run) else ((seq, seq + 1),)
+        return sorted(found)
+
+    def lease_due(self, hi: int, now: float, hold: Hold, lo: int = 0) -> Lease:
+        """Hand out what `first_due` has named, or what is due at `lo`, up to `hi`."""
+        if lo:
+            pending = self._leases.find(lo)
+            assert pending is not None
+        else:
+            first = self._leases.first()
+            assert first is not None
+            lo, pending = first
         if isinstance(pending, Run):
             self._leases.take_out(pending, lo, hi)
         else:
@@ -229,6 +271,7 @@ class GroupStream:
         if not self.acked.add(seq, seq + 1):
             return False
         self._leases.drop(seq, seq + 1)
+        self._settled_for_good(seq, seq + 1)
         self._taken.add(seq, seq + 1)
         self.done.remove(seq, seq + 1)
         self.dead.remove(seq, seq + 1)
@@ -255,6 +298,7 @@ class GroupStream:
     def seek(self, id_position: int, done: Ranges, opened: Ranges) -> None:
         """Everything in `opened` is open again; what was open in `done` counts as handed out."""
         self.moves += 1
+        self._settling.clear()
         self.near_seq = self.from_id = 0
         for lo, hi in opened:
             self._reopen(lo, hi)
@@ -270,7 +314,7 @@ class GroupStream:
     # ---------------------------------------------------------------- what holders say
 
     def acknowledge_range(self, tag: int, lo: int, hi: int) -> Ranges:
-        """Acknowledge messages of a lease; what is returned was not acknowledged before.
+        """Acknowledge messages of a lease; what is returned was not (for good) before.
 
         A lease that has ended and was not offered to anybody else still counts.
 
@@ -278,16 +322,79 @@ class GroupStream:
         ------
         StaleLease : not all of them are leased under this tag, or acknowledged. Nothing changes.
         """
+        self.check_held(tag, lo, hi)
         held = tuple(self._leases.tagged(tag, lo, hi))
-        if sum(end - start for start, end in held) < hi - lo:
-            rest = RangeSet(held).gaps(lo, hi)
-            if not all(self.acked.covers(start, end) for start, end in rest):
-                raise _stale(lo, hi)
         for start, end in held:
             self._leave(tag, start, end)
             self.acked.add(start, end)
             self._forget_counts(start, end)
-        return held
+        return held + self._sure(lo, hi) if self._settling else held
+
+    def check_held(self, tag: int, lo: int, hi: int, *, dead: bool = False) -> None:
+        """Whether these messages may be acknowledged under this tag (with `dead`: be given up).
+
+        Raises
+        ------
+        StaleLease : some are neither leased under it, nor acknowledged (or dead) already.
+        """
+        rest = RangeSet(((lo, hi),)) - tuple(self._leases.tagged(tag, lo, hi))
+        for start, end in rest - self.acked.within(lo, hi):
+            if not (dead and self.dead.covers(start, end)):
+                raise _stale(lo, hi)
+
+    # ---------------------------------------------------------------- settled, not stored yet
+
+    def settle(self, tag: int, lo: int, hi: int, *, dead: bool = False) -> list[Run]:
+        """Acknowledge (or give up) what is leased under this tag, for the time being.
+
+        What is returned goes to `store` or `restore`. Until then a seek, or whoever opens these
+        messages again, has the last word.
+
+        >>> group = GroupStream()
+        >>> lease = group.lease(1, 4, 0.0, Hold("member", 60.0))
+        >>> taken = group.settle(lease.tag, 2, 3)
+        >>> group.leased(), group.acked.to_tuple(), group.settled_seq()
+        (2, ((2, 3),), 1)
+        >>> group.restore(taken, 1.0)
+        >>> group.leased(), group.acked.to_tuple()
+        (3, ())
+        """
+        taken: list[Run] = []
+        for start, end in list(self._leases.tagged(tag, lo, hi)):
+            one = self._leases.runs.get(tag) or self._leases.pending[start]
+            left, owner = RangeSet(((start, end),)), one.owner if isinstance(one, Run) else None
+            taken.append(Run(left, owner, one.due, one.count, one.attempts, tag, one.since))
+            self._leave(tag, start, end)
+            (self.dead if dead else self.acked).add(start, end)
+            if not dead:
+                self._forget_counts(start, end)
+        self._settling.update(taken)
+        return taken
+
+    def store(self, taken: Iterable[Run]) -> None:
+        """What was settled is stored."""
+        self._settling.difference_update(taken)
+
+    def restore(self, taken: Iterable[Run], now: float, *, gone: bool = False) -> None:
+        """What was settled is not stored: its leases go on, as far as nobody has moved it.
+
+        `gone`: who held it is not there any more: it is due at once.
+        """
+        for run in taken:
+            if run not in self._settling:
+                continue
+            self._settling.discard(run)
+            for lo, hi in run.left:
+                self.acked.remove(lo, hi)
+                self.dead.remove(lo, hi)
+                self._settled_seq = min(self._settled_seq, lo)
+                if run.count > 1:
+                    for seq in range(lo, hi):
+                        self._count(seq, run.count)
+            if gone:
+                self._offer(run.left, run, now, counted=True)
+            elif run.left:
+                self._leases.put_back(run)
 
     def refuse_range(
         self, tag: int, ranges: Ranges, now: float, delay_s: float, *, counted: bool
@@ -334,6 +441,15 @@ class GroupStream:
                 for lo, hi in left:
                     self._leases.take_out(run, lo, hi)
                 self._offer(left, run, now, counted=False)
+
+    def release_others(self, owners: Collection[Hashable], now: float) -> None:
+        """What members other than these hold is due at once, and theirs no longer."""
+        for run in list(self._leases.runs.values()):
+            if run.owner is not None and run.owner not in owners:
+                left = run.left.copy()
+                for lo, hi in left:
+                    self._leases.take_out(run, lo, hi)
+                self._offer(left, run, min(run.due, now), counted=True)
 
     def resume(self, tag: int, ranges: Ranges, last_seq: int, now: float, hold: Hold) -> Ranges:
         """A member comes again and names what it still has of a lease: that much goes on.
@@ -467,6 +583,17 @@ class GroupStream:
             del self._leases.pending[seq]
             self._mark_dead(seq, seq + 1)
 
+    def _sure(self, lo: int, hi: int) -> Ranges:
+        """What was acknowledged for the time being is acknowledged."""
+        found = RangeSet(part for run in self._settling for part in run.left.within(lo, hi))
+        self._settled_for_good(lo, hi)
+        return found.to_tuple()
+
+    def _settled_for_good(self, lo: int, hi: int) -> None:
+        """What becomes of these messages is no longer said by what they were settled with."""
+        for run in self._settling:
+            run.left.remove(lo, hi)
+
     def _new_tag(self) -> int:
         self._tag += 1
         return self._tag
@@ -498,6 +625,8 @@ class GroupStream:
         for marks in (self._new_done, self._new_dead):
             marks.remove(lo, hi)
         self._leases.drop(lo, hi)
+        self._settled_for_good(lo, hi)
+        self._settled_seq = min(self._settled_seq, lo)
 
 
 def _stale(lo: int, hi: int) -> StaleLease:

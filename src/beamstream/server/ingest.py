@@ -15,6 +15,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
+import msgspec
+
 from beamstream import limits
 from beamstream.errors import BadInput, Error, ReadOnly, StreamFinished, TooLarge
 from beamstream.model import (
@@ -27,6 +29,7 @@ from beamstream.model import (
     check_metadata,
 )
 from beamstream.server.commits import Batch, Commits
+from beamstream.server.made import Along
 from beamstream.server.messages import (
     FILE,
     META_ONLY,
@@ -36,6 +39,7 @@ from beamstream.server.messages import (
     Message,
     Producer,
     Reply,
+    Result,
     check_message,
 )
 from beamstream.server.roots import Roots
@@ -49,6 +53,8 @@ from beamstream.store.files import OpenFolder, digest_of
 # Plain integers: enumerations cost more than they tell where every message passes.
 _CACHE_LEVEL, _DISK_LEVEL = int(Level.CACHE), int(Level.DISK)
 _NOWHERE, _IN_CACHE, _IN_FILE = int(Place.NOWHERE), int(Place.CACHE), int(Place.FILE)
+
+_NOT_MADE = Result(0, "", "", 0, -1)
 
 _HASH_INLINE_NBYTES = limits.MIB
 """Hashing this much takes less time than handing it to a thread and back."""
@@ -71,6 +77,7 @@ class Put:
 
     __slots__ = (
         "_ingest",
+        "along",
         "arrived_ns",
         "existing",
         "key",
@@ -103,6 +110,8 @@ class Put:
         self.seq = 0
         """Of the item, once it is recorded."""
         self.op: ops.Put | None = None
+        self.along: Along | None = None
+        """What is recorded with it, of a result."""
         self.streamed: StreamedFile | None = None
 
     def filled(self, more: Callable[[memoryview], None]) -> None:
@@ -216,12 +225,29 @@ class Ingest:
 
     def _exists(self, put: Put) -> bool:
         """There is a message of this id: its payload is compared, not written."""
+        if put.message.result is not None and self._made_before(put, put.message.result):
+            return True
         if not put.message.id or put.message.id > put.view.max_id:
             return False
         item = self._streams.item_by_id(put.view, put.message.id)
         if isinstance(item, Dataset):
             return any(part.substream == put.message.substream for part in item.parts)
         return item is not None
+
+    def _made_before(self, put: Put, result: Result) -> bool:
+        """There is this result, under whatever id: its file stays, even if this one differs."""
+        found = self._streams.catalog.file(put.producer.beamtime, put.message.name)
+        if found is None:
+            return False
+        source, stream, record = found
+        return (source, stream) == (put.message.source, put.message.stream) and result == Result(
+            record.run,
+            record.input_source,
+            record.input_stream,
+            record.input_seq,
+            record.result_k,
+            record.span,
+        )
 
     def _allocate(self, put: Put, nbytes: int) -> bool:
         """Give the put memory for its payload; False when there is none just now."""
@@ -290,7 +316,7 @@ class Ingest:
     def _synced_batch(self, put: Put, digest: bytes, folder: OpenFolder) -> Batch:
         return Batch(
             put.view.beamtime,
-            [self._op(put, digest)] if put.message.mode & RECORD else (),
+            self._ops(put, self._op(put, digest)) if put.message.mode & RECORD else (),
             lambda outcome: self._recorded(put, outcome),
             [folder],
         )
@@ -308,9 +334,17 @@ class Ingest:
 
     def failed(self, put: Put, error: Error) -> None:
         """In a thread: the file could not be written."""
-        self.loop.call_soon_threadsafe(self._refuse, put, error)
+        self.loop.call_soon_threadsafe(self._failed, put, error)
+
+    def _failed(self, put: Put, error: Error) -> None:
+        if put.along is not None:
+            put.along.ended(error)
+        self._refuse(put, error)
 
     # ------------------------------------------------------------------ the record
+
+    def _ops(self, put: Put, op: ops.Put) -> Sequence[ops.Op]:
+        return (op,) if put.along is None else (put.along.unit(op),)
 
     def _op(self, put: Put, digest: bytes) -> ops.Put:
         """The operation that records a put; it is kept with it."""
@@ -321,6 +355,7 @@ class Ingest:
             place, level = _NOWHERE, self._meta_level
         else:
             place, level = _IN_CACHE if put.slot is not None else _NOWHERE, _CACHE_LEVEL
+        made = message.result or _NOT_MADE
         put.op = op = ops.Put(
             source=message.source,
             stream=message.stream,
@@ -342,17 +377,37 @@ class Ingest:
             info=message.info,
             producer=message.sender,
             sequence=message.sequence,
+            run=made.run,
+            input_source=made.source,
+            input_stream=made.stream,
+            input_seq=made.seq,
+            result_k=made.k,
+            span=made.span,
         )
         return op
 
     def _record(self, put: Put, digest: bytes) -> None:
-        op = self._op(put, digest)
+        self._submit(put, self._op(put, digest))
+
+    def _submit(self, put: Put, op: ops.Put) -> None:
         submit = self._commits.submit
         if op.level >= _DISK_LEVEL:
             submit = self._commits.submit_synced
-        submit(put.view.beamtime, (op,), lambda outcome: self._recorded(put, outcome))
+        batch = self._ops(put, op)
+        submit(put.view.beamtime, batch, lambda outcome: self._recorded(put, outcome))
 
     def _recorded(self, put: Put, outcome: Sequence[ops.Result] | Error) -> None:
+        along = put.along
+        if along is not None:
+            if put.op is not None and along.narrowed(outcome, self._streams.catalog):
+                self._submit(put, put.op)
+                return
+            outcome = along.ended(outcome)
+        self._take(put, outcome)
+        if along is not None and not isinstance(outcome, Error):
+            along.show(_shown)
+
+    def _take(self, put: Put, outcome: Sequence[ops.Result] | Error) -> None:
         if isinstance(outcome, Error):
             self._refuse(put, outcome)
             if isinstance(outcome, ReadOnly):
@@ -400,7 +455,10 @@ class Ingest:
     def _restore(self, put: Put, duplicate: ops.Duplicate) -> None:
         """The same message again: if its payload has left the cache, this one takes its place."""
         record, slot = duplicate.record, put.slot
-        if record is None or slot is None or put.streamed is not None:
+        if record is None or slot is None or put.streamed is not None or put.op is None:
+            return
+        if record.digest != put.op.digest:
+            # Another try at the same result has other bytes; those that were first stay.
             return
         key = (put.view.beamtime, duplicate.stream.no, record.seq, record.substream)
         if self._cache.find(key) is None:
@@ -537,11 +595,14 @@ class Ingest:
         if op.stream:
             check_label("stream", op.stream)
         check_metadata(op.document, limits.STREAM_META_NBYTES_MAX)
+        op = msgspec.structs.replace(op, changed_ns=time.time_ns())
 
         def done(outcome: Sequence[ops.Result] | Error) -> None:
             result = outcome if isinstance(outcome, Error) else outcome[0]
             match result:
                 case ops.Done():
+                    if op.stream:
+                        self._streams.header_changed(producer.beamtime, op.source, op.stream)
                     reply(Answer())
                 case Error() as error:
                     reply(Answer(error=error))
@@ -561,3 +622,7 @@ class Ingest:
         """Apply at level `disk`, unless the node is set lower."""
         submit = self._commits.submit_synced if self._syncs else self._commits.submit
         submit(beamtime, batch, done)
+
+
+def _shown(error: Error | None) -> None:
+    """Whether the skips are seen is told to nobody; the message before them is."""

@@ -25,7 +25,16 @@ from beamstream.server.subscriptions_groups import RESERVED
 from beamstream.store import catalog as ops
 from beamstream.store.catalog.interface import MetaMode
 from beamstream.wire.native import calls
-from beamstream.wire.native.frames import Ack, Credit, End, Gap, StreamOpened, Subscribe
+from beamstream.wire.native.frames import (
+    Ack,
+    Credit,
+    End,
+    Gap,
+    Header,
+    Settled,
+    StreamOpened,
+    Subscribe,
+)
 
 log = structlog.get_logger("joins")
 
@@ -225,6 +234,12 @@ class _Join:
 
     def gap(self, frame: Gap) -> None:
         """Datasets are made of what is there."""
+
+    def header(self, frame: Header) -> None:
+        """Not asked for."""
+
+    def settled(self, frame: Settled) -> None:
+        """Not asked for."""
 
     def deliver(
         self,

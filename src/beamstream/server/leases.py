@@ -160,6 +160,20 @@ class Leases:
             self.runs.pop(run.tag, None)
         return gone
 
+    def put_back(self, run: Run) -> None:
+        """A run, or a part of one, is pending again under its tag, as long as what is left of it.
+
+        Parameters
+        ----------
+        run : becomes part of this, unless the rest of it is still here.
+        """
+        rest = self.runs.get(run.tag)
+        if rest is None:
+            self.add_run(run)
+            return
+        for lo, hi in run.left:
+            self._run_count += rest.left.add(lo, hi)
+
     def drop(self, lo: int, hi: int) -> None:
         """Nothing of [lo, hi) is pending any more."""
         if self.pending:
@@ -191,6 +205,12 @@ class Leases:
             for seq in sorted(within(lo, hi, self.pending)):
                 if self.pending[seq].tag == tag:
                     yield seq, seq + 1
+
+    def after(self, now: float) -> float:
+        """The first deadline that has not passed; `NEVER` if there is none."""
+        times = [pending.due for pending in self.pending.values()]
+        times += [run.due for run in self.runs.values()]
+        return min((due for due in times if due > now), default=NEVER)
 
     def since(self) -> float:
         """When the oldest of them was handed out; `NEVER` if there is none."""

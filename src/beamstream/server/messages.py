@@ -15,6 +15,17 @@ DATA, META_ONLY, FILE, RECORD, TO_CORE = 1, 2, 4, 8, 16
 """Bits of an ingest mode (protocol section 5.6), as plain integers."""
 
 
+class Result(msgspec.Struct, frozen=True, gc=False):
+    """What a message was made of: run, (first) input, which of its results, all inputs if many."""
+
+    run: int
+    source: str
+    stream: str
+    seq: int
+    k: int = 0
+    span: bytes = b""
+
+
 class Message(msgspec.Struct, frozen=True, gc=False):
     """Header of a message as a door hands it in.
 
@@ -27,6 +38,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     meta : JSON text; empty for none.
     info : description of the payload, opaque.
     sender, sequence : who counts his messages, and the number of this one (`catalog.Put`).
+    result : None for what was not made of other messages.
     """
 
     source: str
@@ -41,6 +53,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     info: bytes = b""
     sender: bytes = b""
     sequence: int = 0
+    result: Result | None = None
 
 
 class Producer(msgspec.Struct, frozen=True):

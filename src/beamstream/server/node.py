@@ -26,6 +26,7 @@ from beamstream.server import logs, recovery
 from beamstream.server.auth import Authorizer
 from beamstream.server.beamtimes import Beamtimes
 from beamstream.server.commits import Commits, Maintenance
+from beamstream.server.copies import Copies
 from beamstream.server.delivery import Deliveries
 from beamstream.server.doors.admission import Admission
 from beamstream.server.doors.arenas import ArenaDoor
@@ -34,15 +35,18 @@ from beamstream.server.doors.asapo_ingest import IngestConnection
 from beamstream.server.doors.front import FrontHandler
 from beamstream.server.doors.http import HttpConnection
 from beamstream.server.doors.native import NativeConnection
+from beamstream.server.doors.relay import Relay
 from beamstream.server.doors.services import Services
 from beamstream.server.doors.sockets import allow_many_descriptors
 from beamstream.server.ingest import Ingest
 from beamstream.server.joins import Joins
+from beamstream.server.monitor_process import MonitorProcess
 from beamstream.server.payloads import Payloads
 from beamstream.server.puts import Puts
 from beamstream.server.reads import Reads
 from beamstream.server.renewing import Renewing
 from beamstream.server.roots import Roots
+from beamstream.server.sampling import Sampling
 from beamstream.server.segment_logs import SegmentLogs
 from beamstream.server.shared import SharedMemory, this_machine
 from beamstream.server.stats import Stats
@@ -126,12 +130,15 @@ class Node:
             self._threads.submit(
                 recovery.list_orphans, self._recovered, self._journal, self._catalog, self._began_ns
             )
+            monitor = self._start_monitor(settings)
             log.info("ready", version=__version__, boot=self._boot, data=str(self._folder.path))
             await asyncio.to_thread(on_ready, settings)
             await stop.wait()
             log.info("stopping")
             for task in upkeep:
                 task.cancel()
+            if monitor is not None:
+                await monitor.stop()
             await self._drain()
         finally:
             self._close()
@@ -247,9 +254,23 @@ class Node:
             puts=puts,
             subscriptions=subscriptions,
             joins=Joins(hall, self._commits, subscriptions, settings.durability),
+            copies=Copies(self._streams, self._commits, settings.durability),
             shared=self._shared,
             disk_free=lambda: folder.nbytes_free,
             connections=lambda: sum(map(len, self._admissions.values())),
+        )
+
+        self._services.relay = Relay(loop, folder.monitor_socket)
+        self._services.sampling = Sampling(
+            stats=self._stats,
+            streams=self._streams,
+            cache=self._cache,
+            doors=self._admissions,
+            disk=folder.disk_nbytes,
+            members=subscriptions.members,
+            clock=loop.time,
+            node=self._registry.node_id,
+            boot=self._boot,
         )
 
     def _marks(self, beamtime: str) -> list[Op]:
@@ -341,6 +362,24 @@ class Node:
         host, port = listener.getsockname()[:2]
         return Address(host, port)
 
+    def _start_monitor(self, settings: Settings) -> MonitorProcess | None:
+        """The process behind the page, which logs in with a secret of its own."""
+        if not settings.monitor:
+            return None
+        services, folder = self._services, self._folder
+        secret = secrets.token_urlsafe(32)
+        services.authorizer.trust(secret)
+        job = {
+            "url": f"unix:{services.unix}" if services.unix else f"tcp://{settings.native}",
+            "token": secret,
+            "socket": str(folder.monitor_socket),
+            "data": str(folder.path),
+            "tls": services.tls,
+        }
+        monitor = MonitorProcess(self._loop, job)
+        monitor.start()
+        return monitor
+
     # ------------------------------------------------------------------ upkeep
 
     async def _write_behind(self) -> None:
@@ -368,6 +407,7 @@ class Node:
     async def _drain(self) -> None:
         """Finish what has been received, take nothing new."""
         self._services.stopping = True
+        self._services.relay.close()
         for server in self._servers:
             server.close()
         for admission in self._admissions.values():

@@ -15,7 +15,7 @@ from struct import Struct
 from typing import Final, NamedTuple, Protocol
 
 from beamstream.errors import DataLost, Error
-from beamstream.model import Place, Record
+from beamstream.model import Dataset, Item, Place, Record
 from beamstream.server.beamtimes import Beamtimes
 from beamstream.server.blocks import Block
 from beamstream.server.roots import Roots
@@ -28,6 +28,8 @@ from beamstream.store.files import StoredFile, damaged, digest_of, storage_error
 _PAIR: Final = Struct("=QQ")
 _ENTRY_NBYTES: Final = 8
 _DEAD_MIN: Final = 32
+_SHARED_DEPTH_MAX: Final = 32
+"""Copies of copies whose payload is looked for in memory; on disk it is found at once."""
 _SEGMENT, _FILE, _NOWHERE = int(Place.SEGMENT), int(Place.FILE), int(Place.NOWHERE)
 
 
@@ -202,12 +204,13 @@ class Payloads:
 
     def find(self, view: View, record: Record) -> Spot | None:
         """Where the payload of a record is in memory."""
-        if record.input_seq:
-            view = self._streams.view(view.beamtime, record.input_source, record.input_stream)
-            seq, substream = record.input_seq, 0
-        else:
-            seq, substream = record.seq, record.substream
-        slot = self._cache.find((view.beamtime, view.no, seq, substream))
+        if record.shares:
+            original = self._original(view, record)
+            if original is None:
+                return None
+            view, record = original
+        seq = record.seq
+        slot = self._cache.find((view.beamtime, view.no, seq, record.substream))
         if slot is not None:
             return Spot(slot, 0, slot.nbytes)
         runs = self._runs.get((view.beamtime, view.no))
@@ -229,6 +232,21 @@ class Payloads:
             start = _PAIR.unpack_from(arena.memory, at + _ENTRY_NBYTES * lo)[0]
             stop = _PAIR.unpack_from(arena.memory, at + _ENTRY_NBYTES * (hi - 1))[1]
         return Spot(slot, start, stop - start)
+
+    def _original(self, view: View, record: Record) -> tuple[View, Record] | None:
+        """The message whose payload this one shares; None if that is gone."""
+        for _ in range(_SHARED_DEPTH_MAX):
+            if not record.shares:
+                return view, record
+            view = self._streams.view(view.beamtime, record.input_source, record.input_stream)
+            found: Item | None = self._streams.item(view, record.input_seq)
+            if isinstance(found, Dataset):
+                found = next((p for p in found.parts if p.substream == record.substream), None)
+            if found is None or (found.size, found.digest) != (record.size, record.digest):
+                # The stream was deleted, and may have been made anew.
+                return None
+            record = found
+        return None
 
     def view(self, spot: Spot) -> memoryview:
         """The bytes of a spot; valid while its slot is pinned."""

@@ -9,10 +9,11 @@ import msgspec
 import xxhash
 
 from beamstream import limits
-from beamstream.errors import BadInput, BadMetadata, TooLarge
-from beamstream.model import NO_META, check_metadata
+from beamstream.errors import BadInput, BadMetadata, RemoteProtocolError, TooLarge
+from beamstream.model import NO_META, check_label, check_metadata
+from beamstream.server.made import check_settles, check_skips
 from beamstream.wire.native.batches import DIGEST_NBYTES, NO_DIGEST, check_columns
-from beamstream.wire.native.frames import Put
+from beamstream.wire.native.frames import Made, Put, unpack_span
 
 _lines: Final = msgspec.json.Decoder(dict[str, Any]).decode_lines
 
@@ -58,6 +59,40 @@ def check_put(frame: Put, body_nbytes: int) -> None:
         raise TooLarge(f"a description of {longest} bytes, {limits.META_NBYTES_MAX} are allowed")
     if frame.metas is not None:
         check_metas(frame.metas)
+    if frame.made is not None:
+        if frame.substream or frame.expected:
+            raise BadInput("results are single messages, not parts of datasets")
+        _check_made(frame.made, frame.count)
+
+
+def _check_made(made: Made, count: int) -> None:
+    for name, column in (("inputs", made.seqs), ("numbers", made.ks), ("spans", made.spans)):
+        if column is not None and len(column) != count:
+            raise RemoteProtocolError(f"{count} results have {len(column)} {name}")
+    check_label("input source", made.source)
+    check_label("input stream", made.stream)
+    if not 0 <= made.run <= limits.ID_MAX:
+        raise BadInput(f"run {made.run} is not possible", hint="`run.define` gives the number")
+    if min(made.seqs) < 1 or max(made.seqs) > limits.ID_MAX:
+        raise BadInput("inputs are told by their seqs, 1 … 2^63 - 1")
+    if made.ks is not None and (min(made.ks) < 0 or max(made.ks) > limits.ID_MAX):
+        raise BadInput("results of one input are counted 0, 1, 2 …")
+    for span in made.spans or ():
+        _check_span(span)
+    check_settles(made.settles)
+    check_skips(made.skips)
+
+
+def _check_span(span: bytes) -> None:
+    try:
+        ranges = unpack_span(span)
+    except msgspec.MsgspecError as error:
+        raise BadInput(f"a span of inputs cannot be read: {error}") from None
+    end = 1
+    for lo, hi in ranges:
+        if not end <= lo < hi <= limits.ID_MAX:
+            raise BadInput("a span of inputs is not of ascending ranges of seqs")
+        end = hi
 
 
 def _check_ids(frame: Put) -> None:

@@ -12,7 +12,9 @@ from typing import Protocol
 
 from beamstream.errors import Error
 from beamstream.server import ingest as single
+from beamstream.server.made import Along, Settling
 from beamstream.server.messages import Answer, Producer
+from beamstream.server.streams import Streams
 from beamstream.wire.native import frames
 
 
@@ -22,6 +24,10 @@ class Sink(Protocol):
     def receipt(self, frame: frames.Receipt) -> None: ...
 
     def refused(self, frame: frames.Failed) -> None: ...
+
+    def settle(self, settles: tuple[frames.Settle, ...]) -> Settling:
+        """Leases of the same client are settled with a put; `StaleLease` if one has ended."""
+        ...
 
 
 class Writer:
@@ -116,13 +122,30 @@ class Job:
         """It is this one's turn."""
         raise NotImplementedError
 
+    def _gather(self, streams: Streams) -> Along | None:
+        """What is recorded with this put, which is about to be; None: nothing.
+
+        Raises
+        ------
+        StaleLease : nothing has changed.
+        """
+        made, producer = self.frame.made, self.writer.producer
+        if made is None:
+            return None
+        settling = self.writer.sink.settle(made.settles) if made.settles else None
+        stream = (producer.beamtime, producer.source, self.writer.stream)
+        return Along(streams, stream, made.skips, settling)
+
 
 class NamedJob(Job):
     """A message with a name: a file."""
 
-    def __init__(self, writer: Writer, frame: frames.Put, put: single.Put) -> None:
+    def __init__(
+        self, writer: Writer, frame: frames.Put, put: single.Put, streams: Streams
+    ) -> None:
         super().__init__(writer, frame)
         self._put = put
+        self._streams = streams
         self.memory = put.memory
         # The file is written before its id is given.
         self.holds_up = not (frame.id or frame.ids)
@@ -140,6 +163,13 @@ class NamedJob(Job):
         self.writer.advance()
 
     def submit(self) -> None:
+        try:
+            self._put.along = self._gather(self._streams)
+        except Error as error:
+            self._put.abort()
+            self.writer.refuse(self.frame, error)
+            self.writer.ended(self)
+            return
         self._put.complete(self._answered)
 
     def _answered(self, answer: Answer) -> None:

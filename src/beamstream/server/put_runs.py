@@ -15,6 +15,7 @@ from beamstream.errors import Error, ReadOnly
 from beamstream.model import NO_META, Dataset, Level, Place
 from beamstream.server.blocks import Block
 from beamstream.server.commits import Prepared
+from beamstream.server.made import Along
 from beamstream.server.messages import DATA, FILE, META_ONLY, RECORD
 from beamstream.server.put_checks import hashed, plain_metas, wants_hashing
 from beamstream.server.put_jobs import Job, Writer
@@ -35,6 +36,9 @@ _MODES: Final = {
     _IN_CACHE: DATA | RECORD,
     _IN_SEGMENT: DATA | FILE | RECORD,
 }
+
+
+_NOT_MADE: Final = frames.Made(0, "", "", ())
 
 
 class RunJob(Job):
@@ -59,6 +63,7 @@ class RunJob(Job):
         self._place = _NOWHERE
         self._where = (0, 0)
         self._showing = 0
+        self._along: Along | None = None
 
     def complete(self) -> None:
         self._arrived_ns = time.time_ns()
@@ -92,13 +97,17 @@ class RunJob(Job):
 
     def submit(self) -> None:
         puts, beamtime, level = self._puts, self.writer.producer.beamtime, self.writer.level
+        try:
+            self._along = self._gather(puts.streams)
+        except Error as error:
+            self._refuse(error)
+            return
         if self.frame.substream and level >= _DISK_LEVEL:
             self._hide()
         if self.memory is None or level <= _CACHE_LEVEL:
             if self.memory is not None:
                 self._place = _IN_CACHE
-            submit = puts.commits.submit_synced if level >= _DISK_LEVEL else puts.commits.submit
-            submit(beamtime, (self._op(),), self._recorded)
+            self._record()
             return
         self._place = _IN_SEGMENT
         puts.commits.submit_prepared(
@@ -110,7 +119,17 @@ class RunJob(Job):
     def _placed(self, segment: int, position: int) -> Sequence[ops.Op]:
         """In the thread of the commits: the body is written."""
         self._where = (segment, position)
-        return (self._op(),)
+        return self._ops()
+
+    def _record(self) -> None:
+        """Submit what needs no body to be written, or no more."""
+        commits = self._puts.commits
+        submit = commits.submit_synced if self.writer.level >= _DISK_LEVEL else commits.submit
+        submit(self.writer.producer.beamtime, self._ops(), self._recorded)
+
+    def _ops(self) -> Sequence[ops.Op]:
+        op = self._op()
+        return (op,) if self._along is None else (self._along.unit(op),)
 
     def _op(self) -> ops.Put | ops.PutMany:
         frame, writer, puts = self.frame, self.writer, self._puts
@@ -139,6 +158,7 @@ class RunJob(Job):
                 producer=writer.sender,
                 sequence=frame.sequence,
             )
+        made = frame.made or _NOT_MADE
         return ops.PutMany(
             source=writer.producer.source,
             stream=writer.stream,
@@ -160,6 +180,12 @@ class RunJob(Job):
             boot=puts.boot,
             producer=writer.sender,
             sequence=frame.sequence,
+            run=made.run,
+            input_source=made.source,
+            input_stream=made.stream,
+            input_seqs=made.seqs or None,
+            result_ks=made.ks,
+            spans=made.spans,
         )
 
     def _hide(self) -> None:
@@ -180,6 +206,17 @@ class RunJob(Job):
     # ------------------------------------------------------------------ out of the catalog
 
     def _recorded(self, outcome: Sequence[ops.Result] | Error) -> None:
+        along = self._along
+        if along is not None:
+            if along.narrowed(outcome, self._puts.streams.catalog):
+                self._record()
+                return
+            outcome = along.ended(outcome)
+        self._take(outcome)
+        if along is not None and not isinstance(outcome, Error):
+            along.show(_shown)
+
+    def _take(self, outcome: Sequence[ops.Result] | Error) -> None:
         result = outcome if isinstance(outcome, Error) else outcome[0]
         match result:
             case ops.StoredMany() as stored:
@@ -246,6 +283,7 @@ class RunJob(Job):
             slot=self._slot,
             segment=self._where[0],
             position=self._where[1],
+            run=frame.made.run if frame.made is not None else 0,
         )
 
     def _begun(self, nbytes: int, count: int) -> View:
@@ -330,3 +368,7 @@ class RunJob(Job):
             else:
                 puts.cache.unpin(slot)
             puts.ingest.room()
+
+
+def _shown(error: Error | None) -> None:
+    """Whether the skips are seen is told to nobody; the messages before them are."""

@@ -17,7 +17,7 @@ from beamstream.model import Level, check_label
 from beamstream.server import ingest as single
 from beamstream.server.commits import Commits
 from beamstream.server.ingest import Ingest, Wait
-from beamstream.server.messages import DATA, FILE, META_ONLY, RECORD, Message, Producer
+from beamstream.server.messages import DATA, FILE, META_ONLY, RECORD, Message, Producer, Result
 from beamstream.server.payloads import Payloads, table_nbytes
 from beamstream.server.put_checks import check_put
 from beamstream.server.put_jobs import Job, NamedJob, Sink, Writer
@@ -108,7 +108,7 @@ class Puts:
             named = self._begin_named(writer, frame, body_nbytes, resume)
             if isinstance(named, Wait):
                 return named
-            job = NamedJob(writer, frame, named)
+            job = NamedJob(writer, frame, named, self.streams)
         else:
             slot = self._slot(writer, frame, body_nbytes, resume)
             if isinstance(slot, Wait):
@@ -138,6 +138,7 @@ class Puts:
             info=frame.infos if isinstance(frame.infos, bytes) else frame.infos[0],
             sender=writer.sender,
             sequence=frame.sequence,
+            result=_result(frame.made),
         )
         return self.ingest.begin(writer.producer, message, nbytes, resume)
 
@@ -156,3 +157,17 @@ class Puts:
                 else "give the message a name: it is stored as a file then",
             )
         return self.ingest.allocate(writer.producer.beamtime, total, resume)
+
+
+def _result(made: frames.Made | None) -> Result | None:
+    """What the one message of a put was made of."""
+    if made is None:
+        return None
+    return Result(
+        made.run,
+        made.source,
+        made.stream,
+        made.seqs[0],
+        made.ks[0] if made.ks else 0,
+        made.spans[0] if made.spans else b"",
+    )

@@ -6,13 +6,16 @@ the start; every door hands on who its client is. Delays go into fixed logarithm
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 from beamstream import limits
+from beamstream.errors import Error
 from beamstream.model import Who
 
 BUCKETS_PER_OCTAVE = 4
 BUCKETS = 36 * BUCKETS_PER_OCTAVE
+_TEXT_NCHARS_MAX = 200
 
 
 class Histogram:
@@ -55,24 +58,38 @@ class Histogram:
 
 
 class ProducerCounts:
-    __slots__ = ("address", "messages", "nbytes")
+    __slots__ = ("address", "last_ns", "messages", "nbytes")
 
     def __init__(self, address: str) -> None:
         self.address = address
         self.messages = 0
         self.nbytes = 0
+        self.last_ns = 0
 
 
 class EdgeCounts:
     """What a group got from a stream's source, through which step and instance."""
 
-    __slots__ = ("acknowledged", "again", "delivered", "messages")
+    __slots__ = ("acknowledged", "again", "delivered", "last_ns", "messages", "nbytes")
 
     def __init__(self) -> None:
         self.messages = 0
+        self.nbytes = 0
         self.again = 0
+        self.last_ns = 0
         self.delivered = Histogram()
         self.acknowledged = Histogram()
+
+
+class ErrorCount:
+    """How often somebody was told an error of this code, and the newest one."""
+
+    __slots__ = ("count", "last_ns", "text")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.last_ns = 0
+        self.text = ""
 
 
 ProducerKey = tuple[str, str, str, str]
@@ -85,6 +102,9 @@ class Stats:
     def __init__(self) -> None:
         self.producers: dict[ProducerKey, ProducerCounts] = {}
         self.edges: dict[EdgeKey, EdgeCounts] = {}
+        self.errors: dict[str, ErrorCount] = {}
+        self.files = 0
+        self.files_nbytes = 0
         self.messages_in = 0
         self.nbytes_in = 0
         self.messages_out = 0
@@ -104,6 +124,7 @@ class Stats:
             counts = self.producers[key] = ProducerCounts(who.address)
         counts.messages += count
         counts.nbytes += nbytes
+        counts.last_ns = time.time_ns()
 
     def handed_out(
         self,
@@ -114,11 +135,14 @@ class Stats:
         delay_ns: int,
         count: int,
         messages: int = 1,
+        nbytes: int = 0,
     ) -> None:
         """So many messages, each for the `count`-th time; the delay is that of the oldest."""
         self.messages_out += messages
         edge = self._edge((beamtime, source, group, who.step, who.instance))
         edge.messages += messages
+        edge.nbytes += nbytes
+        edge.last_ns = time.time_ns()
         if count > 1:
             edge.again += messages
         edge.delivered.add(delay_ns, messages)
@@ -134,6 +158,17 @@ class Stats:
     ) -> None:
         edge = self._edge((beamtime, source, group, who.step, who.instance))
         edge.acknowledged.add(delay_ns, messages)
+
+    def failed(self, error: Error) -> None:
+        """Somebody is told this error."""
+        found = self.errors.get(error.code)
+        if found is None:
+            if len(self.errors) >= limits.ERRORS_COUNTED_MAX:
+                return
+            found = self.errors[error.code] = ErrorCount()
+        found.count += 1
+        found.last_ns = time.time_ns()
+        found.text = error.message[:_TEXT_NCHARS_MAX]
 
     def lines(self) -> Iterator[str]:
         """A summary for the log at the end."""

@@ -37,7 +37,7 @@ class Streams:
     """All streams that somebody uses, and the records that readers are likely to want next."""
 
     def __init__(self, catalog: Catalog) -> None:
-        self._catalog = catalog
+        self.catalog = catalog
         self._views: dict[tuple[str, str, str], View] = {}
         self._recent: deque[tuple[View, int, int]] = deque()
         self._recent_nbytes = 0
@@ -49,6 +49,8 @@ class Streams:
         """Called when a stream was deleted."""
         self.on_beamtime: list[Callable[[str], None]] = []
         """Called when a beamtime is used first."""
+        self.on_header: list[Callable[[str, str, str], None]] = []
+        """Called with beamtime, source and stream when metadata of a stream was written."""
         self._beamtimes: set[str] = set()
 
     def view(self, beamtime: str, source: str, stream: str) -> View:
@@ -58,7 +60,7 @@ class Streams:
         if found is None:
             if len(self._views) >= limits.VIEWS_MAX:
                 self._prune()
-            found = View(*key, self._catalog.stream(*key))
+            found = View(*key, self.catalog.stream(*key))
             self._views[key] = found
             if beamtime not in self._beamtimes:
                 self._beamtimes.add(beamtime)
@@ -90,6 +92,11 @@ class Streams:
         view.wake()
         for tell in self.on_gone:
             tell(view)
+
+    def header_changed(self, beamtime: str, source: str, stream: str) -> None:
+        """Metadata of a stream was written."""
+        for tell in self.on_header:
+            tell(beamtime, source, stream)
 
     # ------------------------------------------------------------------ becoming visible
 
@@ -199,7 +206,7 @@ class Streams:
         page = self._pages.get(key)
         if page is None:
             lo = number * _PAGE
-            items = self._catalog.items_by_seq(view.beamtime, view.no, lo, lo + _PAGE)
+            items = self.catalog.items_by_seq(view.beamtime, view.no, lo, lo + _PAGE)
             page = {item.seq: item for item in items}
             # Datasets still grow, and the last page of a stream as well.
             if not view.datasets and lo + _PAGE <= view.visible_seq:
@@ -209,13 +216,13 @@ class Streams:
         else:
             self._pages.move_to_end(key)
         found = page.get(seq)
-        return self._visible(view, found) if found is not None else None
+        return self.shown(view, found) if found is not None else None
 
     def items(self, view: View, lo: int, hi: int) -> list[Item]:
         """Visible items with lo ≤ seq < hi from the catalog, ascending."""
         hi = min(hi, view.visible_seq + 1)
-        found = self._catalog.items_by_seq(view.beamtime, view.no, lo, hi) if lo < hi else []
-        return [self._visible(view, item) for item in found]
+        found = self.catalog.items_by_seq(view.beamtime, view.no, lo, hi) if lo < hi else []
+        return [self.shown(view, item) for item in found]
 
     def arrived_ns(self, view: View, seq: int) -> int:
         """When a message arrived, 0 when it is not remembered."""
@@ -254,7 +261,7 @@ class Streams:
             return seq
         end = min((seq // _RUN + 1) * _RUN, view.visible_seq + 1)
         if view.datasets:
-            items = self._catalog.items_by_seq(view.beamtime, view.no, seq, end)
+            items = self.catalog.items_by_seq(view.beamtime, view.no, seq, end)
             return items[0].seq if items else end
         for block in self._run(view, seq):
             if block.end > seq:
@@ -270,7 +277,7 @@ class Streams:
             self._runs.move_to_end(key)
             return blocks
         hi = min(lo + _RUN, view.visible_seq + 1)
-        items = self._catalog.items_by_seq(view.beamtime, view.no, lo, hi)
+        items = self.catalog.items_by_seq(view.beamtime, view.no, lo, hi)
         blocks = _blocks_of([item for item in items if isinstance(item, Record)])
         if blocks:
             self._runs[key] = blocks
@@ -291,10 +298,10 @@ class Streams:
                 return guess
         if not view.no:
             return None
-        found = self._catalog.items_by_id(view.beamtime, view.no, id, id + 1, 1)
+        found = self.catalog.items_by_id(view.beamtime, view.no, id, id + 1, 1)
         if not found or found[0].seq > view.visible_seq:
             return None
-        return self._visible(view, found[0])
+        return self.shown(view, found[0])
 
     def last(self, view: View) -> Item | None:
         """The visible item with the largest id."""
@@ -305,19 +312,19 @@ class Streams:
             return view.recent[seq]
         if view.blocks and view.blocks[-1].ids[-1] == view.max_id:
             return view.blocks[-1].record(view.blocks[-1].count - 1)
-        item = self._catalog.last_item(view.beamtime, view.no, view.visible_seq)
-        return self._visible(view, item) if item is not None else None
+        item = self.catalog.last_item(view.beamtime, view.no, view.visible_seq)
+        return self.shown(view, item) if item is not None else None
 
     def last_dataset(self, view: View, min_parts: int) -> Dataset | None:
         if not view.no:
             return None
-        found = self._catalog.last_dataset(view.beamtime, view.no, min_parts, view.visible_seq)
+        found = self.catalog.last_dataset(view.beamtime, view.no, min_parts, view.visible_seq)
         if found is None or not view.hidden_parts:
             return found
-        visible = self._visible(view, found)
+        visible = self.shown(view, found)
         return visible if isinstance(visible, Dataset) else None
 
-    def _visible(self, view: View, item: Item) -> Item:
+    def shown(self, view: View, item: Item) -> Item:
         """Leave out parts of a dataset that have not reached their level."""
         if not view.hidden_parts or not isinstance(item, Dataset):
             return item

@@ -6,16 +6,17 @@ to the session and channel of a member, not to its connection: when that breaks 
 
 from __future__ import annotations
 
+import itertools
 import secrets
-from collections.abc import Iterable
 
 from beamstream import limits
-from beamstream.errors import Error, RemoteProtocolError, StaleLease, TooMany
+from beamstream.errors import Error, RemoteProtocolError, TooMany
 from beamstream.model import check_label
 from beamstream.server.groups import GroupStream
 from beamstream.server.streams import View
-from beamstream.server.subscriptions_desk import Desk, Hall, Timer
-from beamstream.server.subscriptions_groups import GroupCalls, starting
+from beamstream.server.subscriptions_desk import Desk, Hall
+from beamstream.server.subscriptions_groups import starting
+from beamstream.server.subscriptions_holdings import Holdings, Lost
 from beamstream.server.subscriptions_members import (
     Answer,
     Member,
@@ -24,15 +25,10 @@ from beamstream.server.subscriptions_members import (
     check_subscribe,
     matcher,
 )
-from beamstream.store import catalog as ops
-from beamstream.store.ranges import RangeSet
 from beamstream.wire.native.frames import (
-    Ack,
     Credit,
     End,
-    Extend,
     Held,
-    Nack,
     Scope,
     Start,
     Subscribe,
@@ -41,29 +37,14 @@ from beamstream.wire.native.frames import (
 __all__ = ["Answer", "Hall", "Outlet", "Subscriptions"]
 
 
+_DEAD_MAX = 1_024
+"""Sessions of dead clients that are remembered until their connections end."""
+
 _STREAMS_MAX = limits.VIEWS_MAX // 4
 """Streams of one subscription; each is in use as long as it lasts."""
 
 
-class _Lost:
-    """What a member left behind whose connection broke, until it comes again or is given up."""
-
-    def __init__(self, member: Member, groups: list[tuple[View, GroupStream]]) -> None:
-        self.group = member.group
-        self.private = member.private
-        self.groups = groups
-        self.timer: Timer | None = None
-
-
-class _Acks:
-    """Acknowledgements of one turn of the loop, of one group in one stream."""
-
-    def __init__(self) -> None:
-        self.ranges = RangeSet()
-        self.answers: list[Answer] = []
-
-
-class Subscriptions(GroupCalls):
+class Subscriptions(Holdings):
     """All subscriptions of a node, and the calls about groups. On the event loop only.
 
     Methods raise errors of Beamstream for what cannot be done, and leave everything as it was.
@@ -71,14 +52,12 @@ class Subscriptions(GroupCalls):
 
     def __init__(self, hall: Hall) -> None:
         super().__init__(hall)
-        self._members: dict[Outlet, dict[int, Member]] = {}
         self._wide: dict[tuple[str, str], set[Member]] = {}
         """Members over more than one stream, by beamtime and source."""
-        self._owners: dict[Owner, Member] = {}
-        self._lost: dict[Owner, _Lost] = {}
-        self._acks: dict[Desk, _Acks] = {}
+        self._ages = itertools.count(1)
+        self._dead: dict[bytes, None] = {}
         hall.streams.on_new.append(self._on_new)
-        hall.deliveries.before.append(self._flush)
+        hall.streams.on_header.append(self._on_header)
 
     # ------------------------------------------------------------------ beginning
 
@@ -108,7 +87,7 @@ class Subscriptions(GroupCalls):
         if lost is not None and lost.timer is not None:
             lost.timer.cancel()
         name = frame.group or (lost.group if lost and lost.private else f"~{secrets.token_hex(8)}")
-        member = Member(outlet, frame, name)
+        member = Member(outlet, frame, name, next(self._ages), lost.member if lost else None)
         self._members.setdefault(outlet, members)[frame.channel] = member
         self._owners[member.owner] = member
         self._take_up(member, lost)
@@ -136,7 +115,7 @@ class Subscriptions(GroupCalls):
             del self._members[earlier.outlet][earlier.channel]
             self._lose(earlier)
 
-    def _take_up(self, member: Member, lost: _Lost | None) -> None:
+    def _take_up(self, member: Member, lost: Lost | None) -> None:
         """Give a member the leases back that it names; others get the rest of what it had."""
         own = dict(lost.groups) if lost else {}
         member.private_groups = dict(own) if member.private else {}
@@ -205,6 +184,12 @@ class Subscriptions(GroupCalls):
         for member in tuple(self._wide.get((view.beamtime, view.source), ())):
             self._join(member, view)
 
+    def _on_header(self, beamtime: str, source: str, stream: str) -> None:
+        for desk in tuple(self._desks.values()):
+            view = desk.view
+            if (view.beamtime, view.source, view.name) == (beamtime, source, stream):
+                desk.header_changed()
+
     def _join(self, member: Member, view: View) -> None:
         """A stream of the source of a member that is over many."""
         if view in member.views or view.no in member.ended or not member.matches(view.name):
@@ -240,10 +225,21 @@ class Subscriptions(GroupCalls):
         earlier = self._lost.pop(member.owner, None)
         if earlier is not None:
             self._give_up(member.owner, earlier)
-        lost = self._lost[member.owner] = _Lost(member, groups)
-        lost.timer = self.hall.turns.call_later(
-            limits.NATIVE_RESUME_SECONDS, self._give_up, member.owner, lost
-        )
+        lost = self._lost[member.owner] = Lost(member, groups)
+        wait_s = 0.0 if member.outlet.session in self._dead else limits.NATIVE_RESUME_SECONDS
+        lost.timer = self.hall.turns.call_later(wait_s, self._give_up, member.owner, lost)
+
+    def end_session(self, beamtime: str, session: bytes) -> None:
+        """Somebody knows that this client is dead: nothing waits for it any more.
+
+        The end of its connection may not have been noticed yet.
+        """
+        self._dead[session] = None
+        while len(self._dead) > _DEAD_MAX:
+            del self._dead[next(iter(self._dead))]
+        for owner, lost in list(self._lost.items()):
+            if owner[0] == session and lost.member.outlet.beamtime == beamtime:
+                self._give_up(owner, lost)
 
     def _leave(self, member: Member) -> list[tuple[View, GroupStream]]:
         """Take a member from all its desks; returns the groups it was in."""
@@ -259,7 +255,7 @@ class Subscriptions(GroupCalls):
         self._wide.get((member.outlet.beamtime, member.frame.source), set()).discard(member)
         return groups
 
-    def _give_up(self, owner: Owner, lost: _Lost) -> None:
+    def _give_up(self, owner: Owner, lost: Lost) -> None:
         """It did not come again: what it held may be what has brought it down."""
         if self._lost.get(owner) is lost:
             del self._lost[owner]
@@ -307,112 +303,15 @@ class Subscriptions(GroupCalls):
         """The connection is writable again."""
         for member in self._members.get(outlet, {}).values():
             _wake(member)
-
-    def ack(self, outlet: Outlet, frame: Ack, answer: Answer) -> None:
-        """Acknowledge ranges of a lease; answered when it is safe, `StaleLease` at once."""
-        desk = self._desk(outlet, frame.channel, frame.ref)
-        if desk is None:
-            answer(None)
-            return
-        if len(frame.ranges) > limits.NATIVE_BATCH_MAX:
-            raise RemoteProtocolError(f"an acknowledgement of {len(frame.ranges)} ranges")
-        stale: Error | None = None
-        acks = self._acks.get(desk)
-        if acks is None:
-            if not self._acks:
-                self.hall.turns.call_soon(self._flush)
-            acks = self._acks[desk] = _Acks()
-        messages = 0
-        for lo, hi in frame.ranges:
-            try:
-                for start, end in desk.group.acknowledge_range(frame.tag, lo, hi):
-                    messages += end - start
-                    acks.ranges.add(start, end)
-            except StaleLease as error:
-                stale = _of(error, desk)
-        if messages:
-            self._count_acks(outlet, desk, frame.ranges[0][0], messages)
-        if stale is not None:
-            answer(stale)
-        else:
-            acks.answers.append(answer)
-        if desk.view.finished:
-            desk.wake()
-
-    def nack(self, outlet: Outlet, frame: Nack, answer: Answer) -> None:
-        """Offer ranges of a lease again after a delay."""
-        desk = self._desk(outlet, frame.channel, frame.ref)
-        if desk is None:
-            answer(None)
-            return
-        if len(frame.ranges) > limits.NATIVE_BATCH_MAX:
-            raise RemoteProtocolError(f"a negative acknowledgement of {len(frame.ranges)} ranges")
-        delay_s = min(max(frame.delay_s, 0.0), limits.LEASE_SECONDS_MAX)
-        try:
-            desk.group.refuse_range(
-                frame.tag, frame.ranges, self.hall.clock(), delay_s, counted=frame.counted
-            )
-        except StaleLease as error:
-            answer(_of(error, desk))
-            return
-        desk.touch()
-        desk.view.wake()
-        answer(None)
-
-    def extend(self, outlet: Outlet, frame: Extend) -> None:
-        """A lease ends later than was said."""
-        desk = self._desk(outlet, frame.channel, frame.ref)
-        lease_s = min(max(frame.lease_s, 0.0), limits.LEASE_SECONDS_MAX)
-        if desk is not None:
-            desk.group.extend(frame.tag, self.hall.clock() + lease_s)
+            if member.frame.settled or member.frame.headers:
+                for desk in member.desks.values():
+                    desk.wake()
 
     def _member(self, outlet: Outlet, channel: int) -> Member:
         member = self._members.get(outlet, {}).get(channel)
         if member is None:
             raise RemoteProtocolError(f"channel {channel} is no subscription")
         return member
-
-    def _desk(self, outlet: Outlet, channel: int, ref: int) -> Desk | None:
-        """Where a stream of a subscription is read; None if that has ended.
-
-        Nothing was leased when it ended: what still comes is said for the second time.
-        """
-        member = self._members.get(outlet, {}).get(channel)
-        if member is None:
-            return None
-        if not 0 <= ref < member.next_ref:
-            raise RemoteProtocolError(f"channel {channel} has no stream with the number {ref}")
-        return member.desks.get(ref)
-
-    def _count_acks(self, outlet: Outlet, desk: Desk, seq: int, messages: int) -> None:
-        view = desk.view
-        arrived_ns = self.hall.streams.arrived_ns(view, seq)
-        if arrived_ns:
-            self.hall.stats.acknowledged(
-                view.beamtime,
-                view.source,
-                desk.name,
-                outlet.who,
-                self.hall.wall_ns() - arrived_ns,
-                messages,
-            )
-
-    def _flush(self) -> None:
-        """Write the acknowledgements of one turn: one operation for each group and stream."""
-        waiting, self._acks = self._acks, {}
-        for desk, acks in waiting.items():
-            view = desk.view
-            batch: list[ops.Ack] = []
-            if acks.ranges and not (desk.private or view.gone or view.deleting):
-                ranges, now_ns = acks.ranges.to_tuple(), self.hall.wall_ns()
-                batch = [ops.Ack(desk.name, view.source, view.name, ranges, now_ns=now_ns)]
-            if desk.private:
-                _answer_all(acks.answers, None)
-            else:
-                self._write(view.beamtime, batch, acks.answers)
-
-    def _write(self, beamtime: str, batch: list[ops.Ack], answers: list[Answer]) -> None:
-        self.hall.deliveries.submit_safe(beamtime, batch, lambda error: _answer_all(answers, error))
 
 
 def _wake(member: Member) -> None:
@@ -426,17 +325,6 @@ def _too_many(frame: Subscribe) -> TooMany:
         f"a subscription over source {frame.source!r} is over more than {_STREAMS_MAX} streams",
         hint="name a pattern that fewer streams match",
     )
-
-
-def _of(error: StaleLease, desk: Desk) -> StaleLease:
-    return StaleLease(
-        f"{error.message} in stream {desk.view.name!r} for group {desk.name!r}", hint=error.hint
-    )
-
-
-def _answer_all(answers: Iterable[Answer], error: Error | None) -> None:
-    for answer in answers:
-        answer(error)
 
 
 def _no_answer(error: Error | None) -> None:

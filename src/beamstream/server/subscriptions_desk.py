@@ -20,6 +20,7 @@ from beamstream.server.groups import NEVER, GroupStream
 from beamstream.server.stats import Stats
 from beamstream.server.streams import Streams, View
 from beamstream.server.subscriptions_members import Member
+from beamstream.server.subscriptions_news import News
 from beamstream.server.subscriptions_picks import Offer, Picks
 from beamstream.store.catalog import Catalog
 from beamstream.store.ranges import Ranges
@@ -91,6 +92,12 @@ class Desk:
         self.members: deque[tuple[Member, int]] = deque()
         self._on_end = on_end
         self._picks = Picks(hall.catalog, hall.streams, view, group)
+        self._news = News(hall.catalog, view, self._picks.settled_seq)
+        self._telling = False
+        self._exclusive = 0
+        """How many members want to be the only one …"""
+        self._active: tuple[Member, int] | None = None
+        """… and who is, with the number that the stream has for him."""
         self._pumping = False
         self._timer: Timer | None = None
         self._timer_at = NEVER
@@ -102,6 +109,7 @@ class Desk:
         self.view.waiters.discard(self.wake)
         self.view.part_watchers.discard(self._picks.datasets.changed)
         self.group.users -= 1
+        self._stand_down()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -109,6 +117,8 @@ class Desk:
     def join(self, member: Member) -> int:
         ref = member.open_ref(self)
         self.members.append((member, ref))
+        self._exclusive += member.frame.exclusive
+        self._news.join(member, ref)
         self._picks.datasets.terms(member.frame.min_parts, max(member.frame.wait_s, 0.0))
         self.wake()
         return ref
@@ -116,12 +126,44 @@ class Desk:
     def leave(self, member: Member) -> None:
         member.hungry.discard(self)
         self.members = deque(pair for pair in self.members if pair[0] is not member)
+        self._exclusive -= member.frame.exclusive
+        self._news.leave(member)
+        if member.owns:
+            self._picks.owned.forget(member.owner)
+            self.wake()
+        if self._active is not None and self._active[0] is member:
+            self._stand_down()
+            self.wake()
 
     def wake(self) -> None:
         """Something has changed: hand out what there is in the next turn of the loop."""
         if not self._pumping and self.members:
             self._pumping = True
             self.hall.turns.call_soon(self.pump)
+
+    def settled(self) -> None:
+        """Something may be settled: whoever wants to know is told in the next turn of the loop."""
+        if self._news.of_settled and not self._telling:
+            self._telling = True
+            self.hall.turns.call_soon(self._tell)
+
+    def _tell(self) -> None:
+        self._telling = False
+        if self.members and not self.view.gone:
+            self._guarded(self._news.tell)
+            self.touch()
+
+    def header_changed(self) -> None:
+        """The metadata of the stream was written."""
+        if self._news.header_changed():
+            self.wake()
+
+    @property
+    def written(self) -> bool:
+        """Whether what is done to the group is written into the catalog."""
+        view = self.view
+        known = view.groups.get(self.name) is self.group
+        return known and not (self.private or view.gone or view.deleting)
 
     def touch(self) -> None:
         if not self.private:
@@ -137,23 +179,27 @@ class Desk:
         if self.view.gone:
             self._finish("gone", ())
             return
+        self._guarded(self._pump)
+
+    def _guarded(self, work: Callable[[], None]) -> None:
         try:
-            self._pump()
+            work()
         except Error as error:
             # Records cannot be read: members must know, instead of waiting for ever.
             log.warning("a subscription failed", stream=self.view.name, reason=str(error))
-            members, self.members = self.members, deque()
-            for member, ref in members:
+            for member, ref in self._dismissed():
                 member.close_ref(ref)
                 member.outlet.failed(member.channel, error)
                 self._on_end(self, member, ref, "")
 
     def _pump(self) -> None:
         now, wall_s = self.hall.clock(), self.hall.wall_ns() / 1e9
+        self._news.greet()
+        served = self._served(now)
         offers, messages, starved = _OFFERS_PER_TURN, _MESSAGES_PER_TURN, 0
-        while starved < len(self.members) and offers > 0 and messages > 0:
-            member, ref = self.members[0]
-            self.members.rotate(-1)
+        while starved < len(served) and offers > 0 and messages > 0:
+            member, ref = served[0]
+            served.rotate(-1)
             offer = self._picks.next(member, ref, now, wall_s) if member.ready else None
             if offer is None:
                 starved += 1
@@ -162,14 +208,43 @@ class Desk:
             offers -= 1
             messages -= offer.messages
             self._hand_out(member, ref, offer)
+        self.settled()
         self.touch()
-        if starved < len(self.members) or self._picks.unfinished:
+        if starved < len(served) or self._picks.unfinished:
             self.wake()
         elif not self._ended(wall_s):
-            self._set_timer(now, wall_s)
+            self._set_timer(now, wall_s, served)
             if self.group.first_open(1, self.view.visible_seq + 1) or self.group.leased():
-                for member, _ in self.members:
+                for member, _ in served:
                     member.hungry.add(self)
+
+    def _served(self, now: float) -> deque[tuple[Member, int]]:
+        """Who is handed messages: all in turn, or the only one while the others stand by."""
+        if not self._exclusive:
+            return self.members
+        if self._active is None:
+            # Streams of a source are spread over those who read it.
+            candidates = [pair for pair in self.members if pair[0].frame.exclusive]
+            self._active = min(candidates, key=lambda pair: (pair[0].active, pair[0].age))
+            self._active[0].active += 1
+            # Who broke off may come again, but must not be waited for: all would stand still.
+            self.group.release_others({member.owner for member, _ in self.members}, now)
+        return deque((self._active,))
+
+    def _stand_down(self) -> None:
+        """Nobody is the only one any more."""
+        if self._active is not None:
+            self._active[0].active -= 1
+            self._active = None
+
+    def _dismissed(self) -> deque[tuple[Member, int]]:
+        """All members, who are none from now on."""
+        members, self.members = self.members, deque()
+        for member, _ in members:
+            self._news.leave(member)
+        self._exclusive = 0
+        self._stand_down()
+        return members
 
     def _hand_out(self, member: Member, ref: int, offer: Offer) -> None:
         lease, frame, view = offer.lease, member.frame, self.view
@@ -199,16 +274,19 @@ class Desk:
             self.hall.wall_ns() - arrived_ns,
             lease.count,
             count,
+            offer.nbytes,
         )
 
     # ------------------------------------------------------------------ waiting, ending
 
-    def _set_timer(self, now: float, wall_s: float) -> None:
-        at = self.group.due() if any(member.ready for member, _ in self.members) else NEVER
+    def _set_timer(self, now: float, wall_s: float, served: deque[tuple[Member, int]]) -> None:
+        at = self.group.due() if any(member.ready for member, _ in served) else NEVER
         aging = self._picks.datasets.ready_at()
         if at <= now:
-            # It is due and does not fit into anybody's credit: more of that wakes this desk.
-            at = NEVER
+            # It is due and does not fit into anybody's credit: more of that wakes this desk. What
+            # belongs to others need not wait for it.
+            owns = any(member.owns for member, _ in served)
+            at = self.group.due_after(now) if owns else NEVER
         if aging != NEVER:
             at = min(at, now + max(aging - wall_s, 0.0))
         if at == self._timer_at and self._timer is not None:
@@ -227,7 +305,8 @@ class Desk:
     def _ended(self, wall_s: float) -> bool:
         """Whether all of a finished stream is done for this group; its members are told then."""
         view = self.view
-        if not view.finished or view.held or self.group.leased():
+        group = self.group
+        if not view.finished or view.held or group.leased() or group.settling():
             return False
         if self._picks.open(wall_s):
             if self._picks.unfinished:
@@ -256,7 +335,9 @@ class Desk:
 
     def _finish(self, reason: str, missing: Ranges) -> None:
         view = self.view
-        members, self.members = self.members, deque()
+        if reason == "finished":
+            self._news.tell()
+        members = self._dismissed()
         next_stream = view.next_stream if reason == "finished" else ""
         last_id = max(view.last_id, 0)
         for member, ref in members:

@@ -83,6 +83,13 @@ class GroupCalls:
             last_used_ns=state.last_used_ns if state is not None else 0,
         )
 
+    def members(self, view: View, group: str) -> tuple[str, ...]:
+        """Instances of a group in a stream that are connected by the native lane."""
+        desk = self._desks.get((view, group))
+        if desk is None:
+            return ()
+        return tuple(member.outlet.who.instance for member, _ in desk.members)
+
     def _lag_s(self, view: View, group: GroupStream) -> float:
         """Seconds since the oldest open message arrived."""
         first = group.first_open(1, view.visible_seq + 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,12 +14,26 @@ from beamstream.model import Dataset, Who
 from beamstream.server.blocks import Block
 from beamstream.server.groups import GroupStream, Hold
 from beamstream.server.streams import View
-from beamstream.wire.native.frames import End, Gap, Held, Mode, Scope, StreamOpened, Subscribe
+from beamstream.wire.native.frames import (
+    End,
+    Gap,
+    Header,
+    Held,
+    Mode,
+    Scope,
+    Settled,
+    StreamOpened,
+    Subscribe,
+)
 
 if TYPE_CHECKING:
     from beamstream.server.subscriptions_desk import Desk
 
 Answer = Callable[[Error | None], None]
+
+_KEY_LENGTH_MAX = 1_024
+_CLOSED_MAX = 256
+"""Streams that have ended and are remembered: what was under way may name them."""
 
 
 class Outlet(Protocol):
@@ -66,6 +81,10 @@ class Outlet(Protocol):
 
     def end(self, frame: End) -> None: ...
 
+    def header(self, frame: Header) -> None: ...
+
+    def settled(self, frame: Settled) -> None: ...
+
     def failed(self, channel: int, error: Error) -> None: ...
 
 
@@ -76,7 +95,20 @@ Owner = tuple[bytes, int]
 class Member:
     """One subscription. Its credit is shared by all the streams that it is over."""
 
-    def __init__(self, outlet: Outlet, frame: Subscribe, group: str) -> None:
+    def __init__(
+        self,
+        outlet: Outlet,
+        frame: Subscribe,
+        group: str,
+        age: int = 0,
+        before: Member | None = None,
+    ) -> None:
+        self.age = age
+        """Counts subscriptions: whose is smaller came first."""
+        self.before = before
+        """What it was by the connection before, which may have left something under way."""
+        if before is not None:
+            before.before = None
         self.outlet = outlet
         self.frame = frame
         self.channel = frame.channel
@@ -92,6 +124,11 @@ class Member:
         self._window = (self.messages, self.nbytes)
         self.desks: dict[int, Desk] = {}
         """The streams it reads, by the number that the client knows them by."""
+        self.told: dict[int, Desk] = {}
+        """The same, with the last ones that have ended."""
+        self._closed: deque[int] = deque()
+        self.active = 0
+        """Streams that it alone reads, while others of its group stand by."""
         self.views: set[View] = set()
         self.kept: dict[tuple[str, str], list[Held]] = {}
         """Leases that go on, until the stream is opened and this is told."""
@@ -103,6 +140,8 @@ class Member:
         self.hungry: set[Desk] = set()
         """Desks that have something for it when it has more credit."""
         self.matches = matcher(frame)
+        self.owns = bool(frame.sticky or frame.key) and not frame.exclusive
+        """Messages belong to members, by their ids or metadata."""
 
     @property
     def ready(self) -> bool:
@@ -132,7 +171,7 @@ class Member:
         ref = self.next_ref
         self.next_ref += 1
         view = desk.view
-        self.desks[ref] = desk
+        self.desks[ref] = self.told[ref] = desk
         self.views.add(view)
         held = tuple(self.kept.pop((view.source, view.name), ()))
         self.outlet.stream_opened(StreamOpened(self.channel, ref, view.source, view.name, held))
@@ -143,6 +182,9 @@ class Member:
         desk = self.desks.pop(ref, None)
         if desk is not None:
             self.views.discard(desk.view)
+            self._closed.append(ref)
+            if len(self._closed) > _CLOSED_MAX:
+                del self.told[self._closed.popleft()]
 
 
 def matcher(frame: Subscribe) -> Callable[[str], bool]:
@@ -161,6 +203,20 @@ def check_subscribe(frame: Subscribe) -> None:
         raise BadInput("a subscription whose lease or waiting time is not a number")
     if not 0 <= frame.min_parts <= limits.DATASET_SIZE_MAX:
         raise BadInput(f"datasets of at least {frame.min_parts} parts cannot be asked for")
+    if not 0 <= frame.sticky <= limits.ID_MAX:
+        raise BadInput(f"blocks of {frame.sticky} ids cannot be asked for")
+    if len(frame.key) > _KEY_LENGTH_MAX:
+        raise BadInput(f"a key of metadata with {len(frame.key)} characters")
+    if frame.sticky and frame.key:
+        raise BadInput(
+            "a subscription by blocks of ids and by a key of the metadata at once",
+            hint="ask for one of them",
+        )
+    if (frame.sticky or frame.key) and not frame.exclusive and frame.mode != Mode.UNORDERED:
+        raise BadInput(
+            "messages that belong to members come unordered",
+            hint="read the stream exclusively, or ask for mode unordered",
+        )
     if len(frame.held) > limits.NATIVE_CREDIT_MESSAGES_MAX:
         raise BadInput(f"a subscription that still has {len(frame.held)} leases")
     if frame.scope == Scope.PATTERN and len(frame.stream) > limits.STREAM_NBYTES_MAX:

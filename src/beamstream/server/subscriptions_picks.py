@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_right
 from collections import deque
 
@@ -14,6 +15,7 @@ from beamstream.server.groups import GroupStream, Lease
 from beamstream.server.streams import Streams, View
 from beamstream.server.subscriptions_datasets import Datasets
 from beamstream.server.subscriptions_members import Member
+from beamstream.server.subscriptions_owned import Owned
 from beamstream.store.catalog import Catalog
 from beamstream.store.catalog.interface import END_OF_SEQS
 from beamstream.wire.native.frames import Gap, Gaps, Mode
@@ -25,6 +27,8 @@ _HEADER_NBYTES = limits.NATIVE_HEADER_NBYTES_MAX // 2
 """Columns of one delivery: half of what a frame may have, for they grow a little when packed."""
 
 _IDS = 256
+_DUE_MAX = 1_024
+"""Messages that are due again among which the one with the smallest id is found."""
 _GAPS = 1_000
 
 
@@ -50,6 +54,7 @@ class Picks:
         self._view = view
         self._group = group
         self.datasets = Datasets(streams, view, group)
+        self.owned = Owned(streams, view, group)
         self.unfinished = False
         """There may be something, but looking for it has taken long enough."""
         self._late: deque[int] = deque()
@@ -75,8 +80,10 @@ class Picks:
             return Offer(lease, len(parts), nbytes, None, items)
         if member.frame.mode == Mode.NEWEST:
             return self._newest(member, now)
+        if member.owns:
+            return self._by_owner(member, now)
         for _ in range(_STEPS_MAX):
-            due = self._group.first_due(now)
+            due = self._first_due(member, now)
             if due is None:
                 break
             lo, hi = due
@@ -102,6 +109,17 @@ class Picks:
                 return True
         self.unfinished = True
         return True
+
+    def settled_seq(self) -> int:
+        """Everything that is visible before this seq is settled; skips that follow are passed."""
+        group, view = self._group, self._view
+        for _ in range(_STEPS_MAX):
+            seq = group.settled_seq()
+            if seq > view.visible_seq or not group.is_open(seq):
+                break
+            if not self._passed(seq, view.visible_seq + 1):
+                break
+        return group.settled_seq()
 
     def _reset(self) -> None:
         """What was passed may be open again: forget what was found out."""
@@ -165,7 +183,7 @@ class Picks:
             return None
         group = self._group
         if due:
-            lease: Lease | None = group.lease_due(lo + count, now, member.hold)
+            lease: Lease | None = group.lease_due(lo + count, now, member.hold, lo)
         else:
             lease = group.lease(lo, lo + count, now, member.hold)
         if lease is None:
@@ -188,6 +206,24 @@ class Picks:
                 if nbytes > _HEADER_NBYTES:
                     return max(count, 1)
         return most
+
+    # ------------------------------------------------------------------ by owner
+
+    def _by_owner(self, member: Member, now: float) -> Offer | None:
+        run = self.owned.due(member, now)
+        again = run is not None
+        if run is None:
+            run = self.owned.open(member, self._passed)
+            self.unfinished = self.owned.unfinished
+        if run is None:
+            return None
+        offer = self._offer(member, run.block, run.lo, run.hi, now, due=again)
+        if offer is not None:
+            self.owned.taken(member, run, offer.lease.hi)
+        elif not again and not self._group.is_open(run.lo):
+            # It had been delivered as often as allowed: look on.
+            self.unfinished = True
+        return offer
 
     # ------------------------------------------------------------------ by id
 
@@ -229,6 +265,25 @@ class Picks:
                 return None
         self.unfinished = True
         return None
+
+    def _first_due(self, member: Member, now: float) -> tuple[int, int] | None:
+        """What is due again first; for who reads a stream in order and alone, by id."""
+        first = self._group.first_due(now)
+        if first is None or not (member.frame.exclusive and member.frame.mode == Mode.ORDERED):
+            return first
+        ranges = self._group.due_ranges(now)
+        if self._view.in_order:
+            return ranges[0]
+        seqs = itertools.chain.from_iterable(itertools.starmap(range, ranges))
+        found: list[tuple[int, int]] = []
+        block: Block | None = None
+        for seq in itertools.islice(seqs, _DUE_MAX):
+            if block is None or not block.seq <= seq < block.end:
+                block = self._streams.block_at(self._view, seq, _IDS)
+            # What was deleted is looked at first, to be left out.
+            found.append((block.ids[seq - block.seq] if block is not None else 0, seq))
+        seq = min(found)[1]
+        return seq, seq + 1
 
     def _above(self, id: int) -> tuple[int, int] | None:
         """(id, seq) of the message with the smallest id above, if it is visible."""
@@ -274,11 +329,11 @@ class Picks:
         """
         view, gaps = self._view, member.frame.gaps
         missing = self._catalog.gaps(view.beamtime, view.no, lo, hi, _GAPS)
-        if missing and gaps == Gaps.WAIT:
+        if missing and (gaps == Gaps.WAIT or (gaps == Gaps.FINISHED and not view.finished)):
             if missing[0][0] > lo:
                 self._group.move_id_position(missing[0][0] - 1)
             return False
-        if gaps == Gaps.REPORT:
+        if gaps in (Gaps.REPORT, Gaps.FINISHED):
             for start, end in missing:
                 member.outlet.gap(Gap(member.channel, ref, start, end))
         self._group.move_id_position(hi - 1)

@@ -185,6 +185,14 @@ class Cache:
         """Arenas of a beamtime, in bytes."""
         return sum(arena.nbytes for arena in self._shares.arenas_of(beamtime))
 
+    def all_used_nbytes(self) -> int:
+        """Arenas that beamtimes have, in bytes."""
+        return sum(arena.nbytes for ring in self._shares.all() for arena in ring.arenas)
+
+    def share_nbytes(self, beamtime: str) -> int:
+        """What a beamtime may have while others want some, in bytes."""
+        return self._shares.share(beamtime) * (self.nbytes // self._shares.count)
+
     # ------------------------------------------------------------------ shared with clients
 
     def export(self, memory: int, beamtime: str) -> bool:

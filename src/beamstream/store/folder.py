@@ -88,6 +88,10 @@ class DataFolder:
         return self.path / "native.sock"
 
     @property
+    def monitor_socket(self) -> Path:
+        return self.path / "monitor.sock"
+
+    @property
     def arenas_socket(self) -> Path:
         return self.path / "arenas.sock"
 
@@ -108,6 +112,11 @@ class DataFolder:
         """What this user may still write on the file system of the folder."""
         usage = os.statvfs(self.path)
         return usage.f_bavail * usage.f_frsize
+
+    def disk_nbytes(self) -> tuple[int, int]:
+        """What this user may still write, and the size of the file system of the folder."""
+        usage = os.statvfs(self.path)
+        return usage.f_bavail * usage.f_frsize, usage.f_blocks * usage.f_frsize
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

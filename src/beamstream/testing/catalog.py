@@ -22,11 +22,13 @@ import pytest
 from beamstream.store.catalog.interface import Catalog
 from beamstream.testing.catalog_batches import BatchTests
 from beamstream.testing.catalog_datasets import DatasetTests
+from beamstream.testing.catalog_documents import DocumentTests
 from beamstream.testing.catalog_groups import GroupTests
 from beamstream.testing.catalog_model import ModelTests
 from beamstream.testing.catalog_names import NameTests
 from beamstream.testing.catalog_producers import ProducerTests
 from beamstream.testing.catalog_reads import ReadTests
+from beamstream.testing.catalog_results import ResultTests
 from beamstream.testing.catalog_streams import StreamTests
 
 __all__ = ["CatalogTests", "failures"]
@@ -36,6 +38,8 @@ class CatalogTests(
     StreamTests,
     BatchTests,
     ProducerTests,
+    ResultTests,
+    DocumentTests,
     NameTests,
     DatasetTests,
     GroupTests,

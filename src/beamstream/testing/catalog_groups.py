@@ -26,6 +26,7 @@ from beamstream.store.catalog.interface import (
     Skip,
     State,
     Stored,
+    Unit,
 )
 from beamstream.testing.catalog_ops import (
     BT,
@@ -35,6 +36,7 @@ from beamstream.testing.catalog_ops import (
     info,
     one,
     put,
+    reopen,
     state,
     store,
 )
@@ -326,6 +328,39 @@ class GroupTests:
         assert (state(catalog).acked, state(catalog).early_acks) == (((2, 3),), ())
         one(catalog, Expire(450), Done)
         assert [g.group for g in catalog.groups(BT, SOURCE, STREAM)] == ["g"]
+
+    def test_the_last_use_counts(self, catalog: Catalog) -> None:
+        store(catalog, 1, 2)
+        for now, last in ((100, 100), (300, 300), (200, 300)):
+            one(catalog, ack((1, 2), now=now), Acked)
+            assert state(catalog).last_used_ns == last
+        reopen(catalog)
+        # Of one call: a use that keeps the group, and one that is undone.
+        clash = Skip(SOURCE, STREAM, 1, 2, NOW)
+        fallen = Unit((ack((1, 2), now=900), Ack("new", SOURCE, STREAM, ((1, 2),)), clash))
+        catalog.apply(BT, [fallen, ack((1, 2), now=500), Expire(400)])
+        assert catalog.groups_of(BT) == [("g", SOURCE, STREAM, 500)]
+        catalog.apply(BT, [ack((2, 3), now=600), fallen, Expire(600)])
+        assert catalog.groups_of(BT) == [("g", SOURCE, STREAM, 600)]
+        assert state(catalog).acked == ((1, 3),)
+        one(catalog, Expire(601), Done)
+        assert catalog.groups_of(BT) == []
+
+    def test_counts_end_with_the_acknowledgement(self, catalog: Catalog) -> None:
+        store(catalog, 1, 2, 3, 4)
+        one(catalog, ack((4, 5), now=1), Acked)
+        count = Mark("g", SOURCE, STREAM, State.DONE, (), -1, ((1, 2), (2, 3), (3, 4)), "", NOW)
+        one(catalog, count, Done)
+        one(catalog, ack((1, 2), now=2), Acked)
+        assert state(catalog).counts == ((2, 3), (3, 4))
+        reopen(catalog)
+        one(catalog, ack((2, 3), now=3), Acked)
+        assert state(catalog).counts == ((3, 4),)
+        clash = Skip(SOURCE, STREAM, 1, 2, NOW)
+        catalog.apply(BT, [Unit((ack((3, 4), now=4), clash))])
+        assert state(catalog).counts == ((3, 4),)
+        one(catalog, ack((3, 4), now=4), Acked)
+        assert state(catalog).counts == ()
 
     def test_a_group_is_forgotten(self, catalog: Catalog) -> None:
         for stream in (STREAM, "other", "gone"):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from msgspec.structs import replace
 
 from beamstream.model import Place, Record, StreamInfo
 from beamstream.store.catalog.interface import (
@@ -104,6 +106,24 @@ def batch(
         producer=producer,
         sequence=sequence,
     )
+
+
+def result(seq: int, k: int = 0, ident: int = 0, *, run: int = 1, **how: Any) -> Put:
+    """A result of message `seq` of stream raw/scan1."""
+    made = {"run": run, "input_source": "raw", "input_stream": "scan1", "input_seq": seq}
+    return replace(put(ident, **how), **made, result_k=k)
+
+
+def results(
+    *seqs: int,
+    ks: tuple[int, ...] | None = None,
+    ids: tuple[int, ...] | None = None,
+    run: int = 1,
+    **how: Any,
+) -> PutMany:
+    """A result of each of these messages of stream raw/scan1."""
+    made = {"run": run, "input_source": "raw", "input_stream": "scan1", "input_seqs": seqs}
+    return replace(batch(len(seqs), ids=ids, **how), **made, result_ks=ks)
 
 
 def one(catalog: Catalog, op: Op, kind: type[T]) -> T:

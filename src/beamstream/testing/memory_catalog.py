@@ -14,11 +14,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from beamstream.errors import TimedOut
-from beamstream.limits import ID_MAX
-from beamstream.model import Dataset, Item, Record, StreamInfo
+from beamstream.limits import HEADER_VERSIONS_MAX, ID_MAX
+from beamstream.model import Dataset, Header, Item, Record, Run, StreamInfo
 from beamstream.store.catalog.interface import Catalog, GroupState, Op, Ranges, Result, State
 from beamstream.store.query import Query, matches, sort_key
-from beamstream.testing.memory_state import Beamtime, Stream, common, joined, without
+from beamstream.testing.memory_state import Beamtime
+from beamstream.testing.memory_streams import Stream, common, joined, without
 
 
 class MemoryCatalog(Catalog):
@@ -63,6 +64,9 @@ class MemoryCatalog(Catalog):
     def _items(self, beamtime: str, stream_no: int) -> list[Item]:
         entries = self._stream(beamtime, stream_no).entries
         return [entry.item() for entry in entries if entry.records]
+
+    def beamtimes(self) -> list[str]:
+        return sorted(self._beamtimes)
 
     def stream(self, beamtime: str, source: str, stream: str) -> StreamInfo | None:
         with self._lock:
@@ -183,7 +187,38 @@ class MemoryCatalog(Catalog):
             state = self._beamtimes.get(beamtime)
             if state is None or (source, stream) not in state.metas:
                 return None
-            return json.dumps(state.metas[source, stream], ensure_ascii=False).encode()
+            return _written(state.metas[source, stream][-1][0])
+
+    def header(self, beamtime: str, source: str, stream: str, version: int) -> Header | None:
+        with self._lock:
+            state = self._beamtimes.get(beamtime)
+            versions = state.metas.get((source, stream), []) if state else []
+            number = version or len(versions)
+            if not max(1, len(versions) - HEADER_VERSIONS_MAX + 1) <= number <= len(versions):
+                return None
+            document, changed_ns = versions[number - 1]
+            return Header(number, _written(document), changed_ns)
+
+    def run(self, beamtime: str, no: int) -> Run | None:
+        return next((run for run in self.runs(beamtime, 0, ID_MAX) if run.no == no), None)
+
+    def runs(self, beamtime: str, before: int, limit: int) -> list[Run]:
+        with self._lock:
+            state = self._beamtimes.get(beamtime)
+            known = state.runs if state else []
+            return [run for run in reversed(known) if run.no < before or not before][
+                : max(0, limit)
+            ]
+
+    def measure(
+        self, beamtime: str, stream_no: int, lo: int, hi: int, upto_seq: int
+    ) -> list[tuple[int, int, int]]:
+        found: dict[int, list[int]] = {}
+        for item in self.items_by_id(beamtime, stream_no, lo, hi, ID_MAX):
+            for record in item.parts if isinstance(item, Dataset) else (item,):
+                if record.seq <= upto_seq:
+                    found.setdefault(record.place, []).append(record.size)
+        return [(place, len(sizes), sum(sizes)) for place, sizes in sorted(found.items())]
 
     def search(
         self,
@@ -259,6 +294,10 @@ class MemoryCatalog(Catalog):
                 )
             ]
             return max([*acked, *mine.early], default=0)
+
+
+def _written(document: Any) -> bytes:
+    return json.dumps(document, ensure_ascii=False).encode()
 
 
 def _document(record: Record) -> dict[str, Any]:

@@ -1,11 +1,10 @@
-"""What the catalog in memory is made of: plain lists, and operations that derive all from them."""
+"""What operations do to the catalog in memory: all is derived from plain lists."""
 
 from __future__ import annotations
 
 import copy
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 from beamstream import limits
@@ -20,7 +19,7 @@ from beamstream.errors import (
     TooLarge,
     TooMany,
 )
-from beamstream.model import Dataset, Item, Place, Record, StreamInfo
+from beamstream.model import Place, Record, Run
 from beamstream.store.catalog import interface as face
 from beamstream.store.catalog.interface import (
     Acked,
@@ -35,158 +34,15 @@ from beamstream.store.catalog.interface import (
     State,
     Stored,
 )
-
-Spans = list[tuple[int, int]]
-
-
-def joined(spans: Iterable[tuple[int, int]]) -> Spans:
-    """Ascending, without overlaps and without neighbours that touch."""
-    result: Spans = []
-    for lo, hi in sorted(span for span in spans if span[0] < span[1]):
-        if result and lo <= result[-1][1]:
-            result[-1] = (result[-1][0], max(hi, result[-1][1]))
-        else:
-            result.append((lo, hi))
-    return result
-
-
-def without(spans: Iterable[tuple[int, int]], holes: Iterable[tuple[int, int]]) -> Spans:
-    left = joined(spans)
-    for a, b in holes:
-        left = (
-            [
-                piece
-                for lo, hi in left
-                for piece in ((lo, min(hi, a)), (max(lo, b), hi))
-                if piece[0] < piece[1] and a < b
-            ]
-            if a < b
-            else left
-        )
-    return joined(left)
-
-
-def common(a: Iterable[tuple[int, int]], b: Iterable[tuple[int, int]]) -> Spans:
-    b = list(b)
-    return joined((max(lo, x), min(hi, y)) for lo, hi in a for x, y in b)
-
-
-def _size(spans: Iterable[tuple[int, int]]) -> int:
-    return sum(hi - lo for lo, hi in spans)
-
-
-@dataclass
-class Entry:
-    """A message, a dataset or a range of skipped ids, in the order in which they came."""
-
-    seq: int
-    lo: int
-    hi: int
-    expected: int = 0
-    ready_seq: int = 0
-    records: dict[int, Record] = field(default_factory=dict)
-
-    @property
-    def skipped(self) -> bool:
-        return not self.records
-
-    def item(self) -> Item:
-        if 0 in self.records:
-            return self.records[0]
-        parts = tuple(self.records[substream] for substream in sorted(self.records))
-        return Dataset(self.seq, self.lo, self.expected, self.ready_seq, parts)
-
-
-@dataclass
-class Stream:
-    no: int
-    source: str
-    name: str
-    entries: list[Entry] = field(default_factory=list)
-    finish: tuple[int, str, int] | None = None
-    finished_first: bool = False
-    persistent: bool = False
-    groups: dict[str, GroupStream] = field(default_factory=dict)
-    sent: dict[bytes, dict[int, tuple[int, int]]] = field(default_factory=dict)
-    """Id (0: chosen by the producer) and time of each message, by producer and sequence."""
-
-    @property
-    def last_seq(self) -> int:
-        return (
-            self.entries[-1].seq + self.entries[-1].hi - self.entries[-1].lo - 1
-            if (self.entries)
-            else 0
-        )
-
-    @property
-    def max_id(self) -> int:
-        return max((entry.hi - 1 for entry in self.entries), default=0)
-
-    @property
-    def kind(self) -> str:
-        """What it holds: "message", "dataset", or nothing yet."""
-        for entry in self.entries:
-            if entry.records:
-                return "message" if 0 in entry.records else "dataset"
-        return ""
-
-    def at(self, ident: int) -> Entry | None:
-        return next((entry for entry in self.entries if entry.lo <= ident < entry.hi), None)
-
-    def info(self) -> StreamInfo:
-        messages = [entry for entry in self.entries if entry.records]
-        firsts = [next(iter(entry.records.values())) for entry in messages]
-        created = firsts[0].timestamp_ns if firsts else 0
-        last_ns = max(((r.id, r.timestamp_ns) for r in firsts), default=(0, 0))[1]
-        if self.finish:
-            created = self.finish[2] if self.finished_first else created
-            last_ns = self.finish[2]
-        bounds = [bound for entry in self.entries for bound in (entry.lo, entry.hi - 1)]
-        return StreamInfo(
-            no=self.no,
-            source=self.source,
-            name=self.name,
-            last_seq=self.last_seq,
-            ready_seq=max((entry.ready_seq for entry in messages), default=0),
-            skipped=sum(entry.hi - entry.lo for entry in self.entries if entry.skipped),
-            max_id=self.max_id,
-            created_ns=created,
-            last_ns=last_ns,
-            last_id=self.finish[0] if self.finish else -1,
-            next_stream=self.finish[1] if self.finish else "",
-            datasets=self.kind == "dataset",
-            in_order=bounds == sorted(bounds),
-            persistent=self.persistent,
-        )
-
-
-@dataclass
-class GroupStream:
-    id_position: int = 0
-    spans: dict[State, Spans] = field(default_factory=lambda: {state: [] for state in State})
-    claims: list[tuple[int, int, str, int]] = field(default_factory=list)
-    counts: dict[int, int] = field(default_factory=dict)
-    early: set[int] = field(default_factory=set)
-
-    def become(self, spans: Iterable[tuple[int, int]], state: State | None) -> int:
-        spans = joined(spans)
-        new = _size(without(spans, self.spans[state])) if state else 0
-        for other in State:
-            if other is state:
-                self.spans[other] = joined([*self.spans[other], *spans])
-            else:
-                self.spans[other] = without(self.spans[other], spans)
-        if state is State.ACKED:
-            self.drop_counts(spans)
-        return new
-
-    def drop_counts(self, spans: Iterable[tuple[int, int]]) -> None:
-        spans = list(spans)
-        self.counts = {
-            seq: count
-            for seq, count in self.counts.items()
-            if not any(lo <= seq < hi for lo, hi in spans)
-        }
+from beamstream.testing.memory_streams import (
+    Entry,
+    GroupStream,
+    Spans,
+    Stream,
+    common,
+    joined,
+    without,
+)
 
 
 class Beamtime:
@@ -195,7 +51,9 @@ class Beamtime:
     def __init__(self) -> None:
         self.next_no = 1
         self.streams: dict[tuple[str, str], Stream] = {}
-        self.metas: dict[tuple[str, str], Any] = {}
+        self.metas: dict[tuple[str, str], list[tuple[Any, int]]] = {}
+        """All documents and when they were written, the newest last."""
+        self.runs: list[Run] = []
         self.used: dict[str, int] = {}
 
     def do(self, op: Op) -> Result:
@@ -220,24 +78,46 @@ class Beamtime:
     # -------------------------------------------------------------------------- streams
 
     def put(self, op: face.Put) -> Result:
-        if not op.producer:
-            return self.store(op)
-        if len(op.producer) != 16 or not 1 <= op.sequence < limits.ID_MAX:
+        if op.producer and (len(op.producer) != 16 or not 1 <= op.sequence < limits.ID_MAX):
             return Refused(BadInput("producers have 16 bytes and count from 1"))
+        least = 1 if op.result_k >= 0 else 0
+        if not (least <= op.input_seq <= limits.ID_MAX and op.result_k <= limits.ID_MAX):
+            return Refused(BadInput("inputs are counted from 1, their results from 0"))
         automatic = op.id == 0 and not op.substream and not op.expected
         there = self.streams.get((op.source, op.stream), Stream(0, op.source, op.stream))
-        ident, _ = there.sent.get(op.producer, {}).get(op.sequence, (-1, 0))
-        if automatic and ident >= 0:
-            entry = there.at(ident)
-            if entry is None or not self.same_payload(entry.records[0], op):
-                return Conflicted(IdConflict(f"number {op.sequence} was something else"))
-            return Duplicate(there.info(), ident, entry.records[0])
-        result = self.store(op)
-        if isinstance(result, Stored | Duplicate):
+        result = self.made_before(there, op)
+        if result is None and op.producer and automatic:
+            result = self.sent_before(there, op)
+            if result is not None:
+                return result
+        result = result or self.store(op)
+        if op.producer and isinstance(result, Stored | Duplicate):
             stored = result.id if automatic else 0
             sent = self.made(op.source, op.stream).sent.setdefault(op.producer, {})
             sent.setdefault(op.sequence, (stored, op.timestamp_ns))
         return result
+
+    def made_before(self, there: Stream, op: face.Put) -> Result | None:
+        for entry in there.entries:
+            for record in entry.records.values():
+                if op.result_k >= 0 and self.same_result(record, op):
+                    return Duplicate(there.info(), record.id, record)
+        return None
+
+    def same_result(self, record: Record, op: face.Put) -> bool:
+        def key(x: Record | face.Put) -> tuple[object, ...]:
+            return x.run, x.input_source, x.input_stream, x.input_seq, x.result_k
+
+        return key(record) == key(op)
+
+    def sent_before(self, there: Stream, op: face.Put) -> Result | None:
+        ident, _ = there.sent.get(op.producer, {}).get(op.sequence, (-1, 0))
+        if ident < 0:
+            return None
+        entry = there.at(ident)
+        if entry is None or not self.same_payload(entry.records[0], op):
+            return Conflicted(IdConflict(f"number {op.sequence} was something else"))
+        return Duplicate(there.info(), ident, entry.records[0])
 
     def store(self, op: face.Put) -> Result:
         there = self.streams.get((op.source, op.stream), Stream(0, op.source, op.stream))
@@ -274,6 +154,7 @@ class Beamtime:
             seq, ident, op.substream, op.name, op.size, op.digest, op.meta, op.timestamp_ns,
             op.arrived_ns, op.mode, op.level, op.place, op.root, op.node, op.boot, op.run,
             op.segment, op.position, op.info, op.input_source, op.input_stream, op.input_seq,
+            max(op.result_k, -1), op.span,
         )  # fmt: skip
 
     def same_payload(self, record: Record, op: face.Put) -> bool:
@@ -281,9 +162,7 @@ class Beamtime:
 
     def same(self, record: Record, op: face.Put) -> bool:
         def told(x: Record | face.Put) -> tuple[object, ...]:
-            # Printing tells true from 1, and sorts the keys.
-            meta = json.dumps(_numbers(json.loads(x.meta)), sort_keys=True)
-            return x.name, x.size, x.digest, meta
+            return x.name, x.size, x.digest, _told(json.loads(x.meta))
 
         both = record.info and op.info
         return told(record) == told(op) and (not both or record.info == op.info)
@@ -317,7 +196,9 @@ class Beamtime:
             op.names or op.sizes,
             op.sizes if isinstance(op.infos, bytes) else op.infos,
             range(len(op.digests) // 16) if op.digests else op.sizes,
+            *(x for x in (op.input_seqs, op.result_ks, op.spans) if x is not None),
         ]
+        of_nothing = op.input_seqs is None and (op.result_ks or op.spans)
         uncounted = op.producer and (
             len(op.producer) != 16 or not 1 <= op.sequence <= limits.ID_MAX - count
         )
@@ -329,6 +210,9 @@ class Beamtime:
             or any(ident < 1 for ident in op.ids or ())
             or op.id < 0
             or uncounted
+            or of_nothing
+            or any(seq < 1 for seq in op.input_seqs or ())
+            or any(n > limits.ID_MAX for n in (*(op.input_seqs or ()), *(op.result_ks or ())))
         ):
             return Refused(BadInput("that is not a batch"))
         there = self.streams.get((op.source, op.stream))
@@ -377,12 +261,20 @@ class Beamtime:
             info=op.infos if isinstance(op.infos, bytes) else op.infos[index],
             producer=op.producer,
             sequence=op.sequence + index * bool(op.producer),
+            input_source=op.input_source,
+            input_stream=op.input_stream,
+            input_seq=op.input_seqs[index] if op.input_seqs else 0,
+            result_k=op.result_ks[index] if op.result_ks else 0 if op.input_seqs else -1,
+            span=op.spans[index] if op.spans else b"",
         )
 
     def skip(self, op: face.Skip) -> Result:
         if not 1 <= op.lo < op.hi <= limits.ID_MAX + 1:
             return Refused(BadInput(f"{op.lo} to {op.hi} is not a range of ids"))
         there = self.streams.get((op.source, op.stream), Stream(0, op.source, op.stream))
+        skipped = [(entry.lo, entry.hi) for entry in there.entries if entry.skipped]
+        if op.again and not without([(op.lo, op.hi)], skipped):
+            return Duplicate(there.info(), op.hi - 1)
         if there.finish and op.hi - 1 > there.finish[0]:
             return Refused(StreamFinished(f"stream {op.stream!r} ends with {there.finish[0]}"))
         if there.last_seq + op.hi - op.lo >= face.END_OF_SEQS:
@@ -417,12 +309,31 @@ class Beamtime:
             return Refused(NotFound("there is no metadata to change"))
         document = json.loads(op.document)
         if op.mode is face.MetaMode.UPDATE and there:
-            document = _deep(self.metas[key], document)
+            document = _deep(self.metas[key][-1][0], document)
         if len(json.dumps(document)) > limits.STREAM_META_NBYTES_MAX:
             return Refused(TooLarge("the metadata would be too large"))
-        self.metas[key] = document
+        if not there or _told(self.metas[key][-1][0]) != _told(document):
+            self.metas.setdefault(key, []).append((document, op.changed_ns))
         stream = self.streams.get(key)
         return Done(stream.info() if stream else None)
+
+    def definerun(self, op: face.DefineRun) -> Result:
+        try:
+            document = json.loads(op.document)
+        except (ValueError, RecursionError):
+            document = None
+        if len(op.document) > limits.RUN_NBYTES_MAX:
+            return Refused(TooLarge("that is too large for the document of a run"))
+        if type(document) is not dict:
+            return Refused(BadInput("that is not the document of a run"))
+        for run in self.runs:
+            # Here 1 and 1.0 are two: code may tell them apart.
+            if json.dumps(json.loads(run.document), sort_keys=True) == json.dumps(
+                document, sort_keys=True
+            ):
+                return run
+        self.runs.append(Run(len(self.runs) + 1, op.document, op.created_ns))
+        return self.runs[-1]
 
     def persist(self, op: face.Persist) -> Result:
         stream = self.streams.get((op.source, op.stream))
@@ -586,6 +497,11 @@ def _failed(results: Iterable[Result]) -> bool:
         or (isinstance(result, face.StoredMany) and bool(result.failures))
         for result in results
     )
+
+
+def _told(document: Any) -> str:
+    """One text for all that is the same JSON: printing tells true from 1, and sorts the keys."""
+    return json.dumps(_numbers(document), sort_keys=True)
 
 
 def _numbers(document: Any) -> Any:

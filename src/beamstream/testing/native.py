@@ -158,6 +158,14 @@ class NativeWire:
         assert isinstance(frame, frames.Receipt), frame
         return frame
 
+    def subscribe(
+        self, source: str, stream: str, group: str, *, channel: int = 9, **more: Any
+    ) -> frames.StreamOpened:
+        """Subscribe to one stream, with credit for all that a test sends."""
+        said = {"credit_messages": 1_000, "credit_nbytes": 1 << 24, "batch_max": 100, **more}
+        self.send(frames.Subscribe(channel, source, stream, group, **said))
+        return self.until(frames.StreamOpened)
+
     def ask(self, method: str, params: calls.Params, number: int = 1) -> Received:
         """Ask a question; its reply (or refusal) and body, whatever came before it."""
         self.send(frames.Call(number, method, calls.encode(params)))
@@ -224,3 +232,11 @@ class NativeWire:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def settle(delivered: frames.Deliver, *, dead: bool = False) -> frames.Settle:
+    """All messages of a delivery, as what is settled with a put."""
+    batch = delivered.batch
+    seqs = batch.seqs or range(batch.seq, batch.seq + batch.count)
+    ranges = tuple((seq, seq + 1) for seq in seqs)
+    return frames.Settle(delivered.channel, delivered.ref, delivered.tag, ranges, dead)

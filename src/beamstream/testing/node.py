@@ -45,6 +45,7 @@ class NodeProcess:
     wrap : a command that starts the node's (``strace …``); signals go to the node alone.
     module : the Python module that is run in place of the command line's.
     start_s : how long the node may take to be ready, seconds.
+    monitor : start the process behind the page, too.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class NodeProcess:
         wrap: Sequence[str] = (),
         module: str = "beamstream.cli.main",
         start_s: float = 60.0,
+        monitor: bool = False,
     ) -> None:
         self._temporary: Path | None = None
         if data is None:
@@ -69,6 +71,7 @@ class NodeProcess:
         doors = ("--http", "--ingest", "--data-port", "--native")
         self._addresses = dict.fromkeys(doors, _ANY_PORT)
         self._options = ["--cache", cache, "--durability", durability, *args]
+        self._options.append("--monitor" if monitor else "--no-monitor")
         # A node of a test is not the one that programs of this user look for.
         self._env = {**os.environ, "BEAMSTREAM_CONNECT_FILE": "", **(env or {})}
         self._wrap = list(wrap)

@@ -82,6 +82,13 @@ class Peer:
             if isinstance(frame, kind):
                 return frame
 
+    def read_put(self) -> tuple[Put, bytes]:
+        """The next put and its body; what comes before is passed over."""
+        while True:
+            frame, body = self.read()
+            if isinstance(frame, Put):
+                return frame, body
+
     def send(self, frame: Any, body: bytes = b"") -> None:
         assert self._socket is not None
         self._socket.sendall(frames.encode(frame, len(body)) + body)

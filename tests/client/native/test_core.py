@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from beamstream import limits
 from beamstream.client.native import spans
-from beamstream.client.native.incoming import ACK_S, Arrived, Gap, Incoming
+from beamstream.client.native.arrived import Arrived
+from beamstream.client.native.events import Gap
+from beamstream.client.native.incoming import ACK_S, Incoming
 from beamstream.client.native.outgoing import GATHER_S, WINDOW_MESSAGES, Outgoing, Run, check_id
 from beamstream.client.native.session import Session, State, nobody
 from beamstream.errors import (

@@ -480,3 +480,17 @@ def test_asyncio_timeouts(played: Peer, threads: ThreadPoolExecutor) -> None:
     greeted = threads.submit(played.accept)
     assert asyncio.run(client()) == bs.End("timeout", "t")
     greeted.result(20)
+
+
+def test_large_arrays_have_left_when_send_is_back(
+    played: Peer, threads: ThreadPoolExecutor
+) -> None:
+    """Also when it is another thread that sends them."""
+    hub = connect(played, threads)
+    link = hub._link
+    with link._send_lock:
+        pumping = threads.submit(link.pump, all_of_it=True)
+        with pytest.raises(TimeoutError):
+            pumping.result(0.02)
+    pumping.result(20)
+    hub.close()

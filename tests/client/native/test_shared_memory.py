@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import beamstream as bs
-from beamstream.client.native.incoming import Arrived
+from beamstream.client.native.arrived import Arrived
 from beamstream.client.native.writer import Writer
 from beamstream.testing.node import NodeProcess
 

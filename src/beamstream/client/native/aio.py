@@ -8,20 +8,25 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, ParamSpec, Self, TypeVar
 
 from beamstream.client.native import hub as sync
+from beamstream.client.native.arrived import Arrived
+from beamstream.client.native.events import HeaderText
 from beamstream.client.native.group import Group
+from beamstream.client.native.incoming import Told
 from beamstream.client.native.messages import Batch, End
+from beamstream.client.native.origins import Origin
 from beamstream.client.native.outgoing import SMALL_NBYTES
 from beamstream.client.native.packing import Meta
 from beamstream.client.native.receipts import Receipt
 from beamstream.client.native.stream import Found, Source, Stream, Streams
-from beamstream.client.native.subscription import Item, Subscription
+from beamstream.client.native.subscription import Event, Item, Subscription
 from beamstream.client.native.writer import Writer
 from beamstream.errors import TimedOut
+from beamstream.wire.native import calls
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -98,6 +103,14 @@ class AsyncHub:
         """Streams of all sources whose names match."""
         return self.ask(self.sync.streams, pattern)
 
+    def define_run(self, document: Mapping[str, Any]) -> Awaitable[calls.RunRow]:
+        """Write down what makes results; see `Hub.define_run`."""
+        return self.ask(self.sync.define_run, document)
+
+    def runs(self, limit: int = 100) -> Awaitable[list[calls.RunRow]]:
+        """Runs, newest first."""
+        return self.ask(self.sync.runs, limit)
+
     def info(self) -> Awaitable[Any]:
         """How the node is."""
         return self.ask(self.sync.info)
@@ -151,6 +164,10 @@ class AsyncStream:
             if message is _END:
                 return
             yield message
+
+    def origin(self, id: int) -> Awaitable[calls.OriginRow | None]:
+        """What message `id` was made of."""
+        return asyncio.to_thread(self.sync.origin, id)
 
     def info(self) -> Awaitable[Any]:
         """What the node knows of it; None if it does not exist."""
@@ -219,6 +236,17 @@ class AsyncWriter:
     ) -> Receipt:
         """Send many messages, fast; see `Writer.send_many`."""
         return await asyncio.to_thread(self.sync.send_many, values, metas, ids)
+
+    async def publish(
+        self,
+        values: Sequence[Any],
+        metas: Sequence[Meta | None] | None = None,
+        *,
+        made: Origin,
+        **how: Any,
+    ) -> Receipt:
+        """Send results, and settle what they were made of; see `Writer.publish`."""
+        return await asyncio.to_thread(self.sync.publish, values, metas, made=made, **how)
 
     def skip(self, ids: Any) -> Awaitable[None]:
         """Say that these ids will never come."""
@@ -308,13 +336,24 @@ class AsyncSubscription:
 
     async def take(self, timeout: float | None = None) -> Item | None:
         """The next message, None at the `end`; see `Subscription.take`."""
-        return await self._wait(self.sync.poll, timeout)
+        item: Item | None = await self._wait(self.sync.poll, timeout)
+        return item
 
     async def take_batch(self) -> Batch | None:
         """The next run of messages, None at the `end`."""
-        return await self._wait(self.sync.poll_batch, None)
+        batch: Batch | None = await self._wait(self.sync.poll_batch, None)
+        return batch
 
-    async def _wait(self, poll: Callable[[], T | None], timeout: float | None) -> T | None:
+    async def next_event(self, timeout: float | None = None) -> Event | None:
+        """The next thing that happens; see `Subscription.next_event`."""
+        told: Arrived | Told | None = await self._wait(self.sync.poll_event, timeout, silent=True)
+        if isinstance(told, HeaderText) and told.version and not told.document:
+            return await asyncio.to_thread(self.sync.look, told)
+        return None if told is None else self.sync.look(told)
+
+    async def _wait(
+        self, poll: Callable[[], Any], timeout: float | None, *, silent: bool = False
+    ) -> Any:
         member = self.sync
         began = time.monotonic()
         limit = self._group.timeout if timeout is None else timeout
@@ -342,6 +381,8 @@ class AsyncSubscription:
                 if member.timed_out(until):
                     if timeout is not None:
                         member.end = None
+                        if silent:
+                            return None
                         text = f"nothing came within {timeout:g} s"
                         raise TimedOut(text) from None
                     return None

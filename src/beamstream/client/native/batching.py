@@ -11,6 +11,7 @@ import numpy as np
 from beamstream import limits
 from beamstream.client.native import packing
 from beamstream.client.native.outgoing import (
+    METAS_NBYTES,
     SMALL_NBYTES,
     Buffer,
     check_id,
@@ -41,7 +42,7 @@ class PackedMany(NamedTuple):
 
 def pack_all(
     values: Sequence[Any] | np.ndarray[Any, Any],
-    metas: Sequence[Meta] | None,
+    metas: Sequence[Meta | None] | None,
     ids: Sequence[int] | None,
     codec: str,
 ) -> PackedMany:
@@ -91,14 +92,37 @@ def cut(many: PackedMany, batch_max: int) -> Iterator[tuple[Put, list[Buffer], i
     """Yield puts, the buffers of their payloads, and how many bytes these are."""
     count = len(many.sizes)
     ends = list(accumulate(many.sizes, initial=0))
+    texts = list(accumulate(map(len, many.metas), initial=0)) if many.metas else [0] * (count + 1)
     lo = 0
     while lo < count:
         hi = lo + 1
         most = min(lo + batch_max, count)
-        while hi < most and ends[hi + 1] - ends[lo] <= RUN_NBYTES:
+        while (
+            hi < most
+            and ends[hi + 1] - ends[lo] <= RUN_NBYTES
+            and texts[hi + 1] - texts[lo] <= METAS_NBYTES
+        ):
             hi += 1
         yield _run(many, lo, hi, ends)
         lo = hi
+
+
+def whole(many: PackedMany, more_nbytes: int = 0) -> tuple[Put, list[Buffer], int]:
+    """All of it as one put, with `more_nbytes` in its header.
+
+    Raises
+    ------
+    TooLarge : the header is too large for a frame.
+    """
+    infos = [many.infos] if isinstance(many.infos, bytes) else many.infos
+    nbytes = sum(map(len, many.metas or ())) + sum(map(len, infos)) + more_nbytes
+    if nbytes > limits.NATIVE_HEADER_NBYTES_MAX // 2:
+        raise TooLarge(
+            f"{len(many.sizes)} messages have metadata of {nbytes} bytes, "
+            f"{limits.NATIVE_HEADER_NBYTES_MAX // 2} may go in one unit",
+            hint="put what is large into payloads",
+        )
+    return _run(many, 0, len(many.sizes), list(accumulate(many.sizes, initial=0)))
 
 
 def _run(many: PackedMany, lo: int, hi: int, ends: list[int]) -> tuple[Put, list[Buffer], int]:

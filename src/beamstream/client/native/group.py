@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from beamstream import limits
 from beamstream.client.native import lookup
 from beamstream.client.native.messages import Batch, DatasetMessage, End, Message
 from beamstream.client.native.subscription import (
@@ -85,6 +86,7 @@ class Group:
             ahead_messages=self._ahead[0],
             ahead_nbytes=self._ahead[1],
             explain=self._explain,
+            ask=self._hub._call,
             listener=came,
             flush=self._hub._link.wake if came is not None else None,
         )
@@ -138,6 +140,16 @@ class Group:
         found: int = self._hub._call(self._of(calls.Redeliver, ranges=ranges))
         return found
 
+    def reopen(self, lo: int, hi: int) -> int:
+        """Offer messages `lo` ≤ id < `hi` again, done ones too; return how many.
+
+        What was made of them is made once more, and is known again by where it comes from.
+        """
+        if not 1 <= lo < hi:
+            raise BadInput(f"ids {lo} … {hi - 1} are no range", hint="reopen(lo, hi), half-open")
+        found: int = self._hub._call(self._of(calls.Reopen, lo=lo, hi=hi))
+        return found
+
     def delete(self) -> None:
         """Forget the group: its name begins anew."""
         asked = self._asked
@@ -179,6 +191,12 @@ def make_group(
     min_parts: int = 0,
     wait: float = 0.0,
     payloads: bool = True,
+    exclusive: bool = False,
+    sticky: int = 0,
+    key: str = "",
+    settled: bool = False,
+    headers: bool = False,
+    batch_max: int = BATCH_MAX,
     ahead_messages: int = AHEAD_MESSAGES,
     ahead_nbytes: int = AHEAD_NBYTES,
 ) -> Group:
@@ -204,13 +222,25 @@ def make_group(
         start_at=at,
         lease_s=0.0 if ack == "none" else float(lease),
         attempts_max=max_attempts,
-        batch_max=BATCH_MAX,
+        batch_max=batch_max,
         payloads=payloads,
         shared=payloads,
         follow=follow,
         min_parts=min_parts,
         wait_s=wait,
+        exclusive=exclusive,
+        sticky=sticky,
+        key=key,
+        settled=settled,
+        headers=headers,
     )
+    if not 1 <= batch_max <= limits.NATIVE_BATCH_MAX:
+        raise BadInput(f"batch_max={batch_max}", hint=f"1 … {limits.NATIVE_BATCH_MAX}")
+    if exclusive + bool(sticky) + bool(key) > 1 or sticky < 0:
+        raise BadInput(
+            f"exclusive={exclusive}, sticky={sticky}, key={key!r} do not go together",
+            hint="they are different answers to who is handed a message: choose one",
+        )
     if max_attempts < 0 or min_parts < 0 or wait < 0 or ahead_messages < 1 or ahead_nbytes < 1:
         raise BadInput("numbers of a group must not be negative")
     ahead = (ahead_messages, min(ahead_nbytes, hub._ahead_nbytes_max))

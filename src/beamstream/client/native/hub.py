@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import platform
 import socket
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Final, Self
+
+import msgspec
 
 from beamstream import limits
 from beamstream._version import __version__
 from beamstream.client.native import arenas, places
+from beamstream.client.native.asking import Asked
 from beamstream.client.native.link import Link
-from beamstream.client.native.session import Asked
+from beamstream.client.native.packing import pack_meta
 from beamstream.client.native.stream import Source, Stream
 from beamstream.errors import BadInput
 from beamstream.model import check_beamtime
@@ -93,6 +97,33 @@ class Hub:
         row: calls.ServerRow = self._call(calls.GetServer())
         return row
 
+    # ------------------------------------------------------------------ runs
+
+    def define_run(self, document: Mapping[str, Any]) -> calls.RunRow:
+        """Write down what makes results: step, version of the code, parameters, inputs …
+
+        The same document is the same run. Its number goes with each result (`Origin`).
+
+        Raises
+        ------
+        BadMetadata, TooLarge : it cannot be JSON, or is too long.
+        """
+        # Sorted, so that it does not matter in which order it was put together.
+        plain = msgspec.json.decode(pack_meta(document, limits.RUN_NBYTES_MAX) or b"{}")
+        text = msgspec.json.encode(plain, order="deterministic")
+        row: calls.RunRow = self._call(calls.DefineRun(document=text))
+        return row
+
+    def run(self, no: int) -> calls.RunRow | None:
+        """A run by its number."""
+        row: calls.RunRow | None = self._call(calls.GetRun(no=no))
+        return row
+
+    def runs(self, limit: int = 100, *, before: int = 0) -> list[calls.RunRow]:
+        """Runs, newest first; with numbers below `before`, if it is given."""
+        rows: list[calls.RunRow] = self._call(calls.ListRuns(before=before, limit=limit))
+        return rows
+
     # ------------------------------------------------------------------ asking
 
     def _call(self, params: calls.Params) -> Any:
@@ -118,7 +149,7 @@ class Hub:
     def _forget(self, asked: Asked) -> None:
         if not asked.done:
             with self._link.lock:
-                self._link.session.forget(asked)
+                self._link.session.asking.forget(asked)
 
     # ------------------------------------------------------------------ ending
 

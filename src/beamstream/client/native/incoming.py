@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
 from beamstream import limits
 from beamstream.client.native import spans
+from beamstream.client.native.arrived import Arrived, Lease
+from beamstream.client.native.events import End, Gap, HeaderText, Settled, StreamEnd
 from beamstream.client.native.faults import fault
+from beamstream.client.native.origins import Settling, Standing
 from beamstream.client.native.spans import Spans
-from beamstream.errors import DataLost, Error
+from beamstream.errors import Error
 from beamstream.wire.native import frames
-from beamstream.wire.native.batches import Batch
 from beamstream.wire.native.frames import (
     Ack,
     Credit,
@@ -40,126 +42,8 @@ ACK_MESSAGES: Final = 1_000
 FAULTS_KEPT: Final = 100
 
 Listener = Callable[[], None]
-
-
-class End(NamedTuple):
-    """Why nothing more comes.
-
-    Parameters
-    ----------
-    reason : "finished", "timeout" (nothing came for as long as was asked for), or "gone" (the
-        stream was deleted).
-    stream : the stream that ended; empty for several.
-    next_stream : that follows, as its writer said.
-    last_id : of a finished stream.
-    missing : ranges of ids that never came, if they are few; half-open.
-    """
-
-    reason: str
-    stream: str = ""
-    next_stream: str = ""
-    last_id: int = 0
-    missing: tuple[tuple[int, int], ...] = ()
-
-
-class Gap(NamedTuple):
-    """The ids from `lo` up to, not including, `hi` were left out."""
-
-    source: str
-    stream: str
-    lo: int
-    hi: int
-
-
-class Lease:
-    """Messages that this client has until `until` (monotonic seconds), under one tag."""
-
-    __slots__ = ("alive", "epoch", "left", "ref", "source", "stream", "tag", "until")
-
-    def __init__(
-        self, source: str, stream: str, ref: int, tag: int, epoch: int, until: float
-    ) -> None:
-        self.source = source
-        self.stream = stream
-        self.ref = ref
-        self.tag = tag
-        self.epoch = epoch
-        self.until = until
-        self.left: Spans = []
-        """Seqs that the node has not confirmed as done."""
-        self.alive = True
-
-
-class Arrived:
-    """Messages that came in one frame."""
-
-    __slots__ = ("batch", "body", "lease", "lost", "offsets", "source", "stream", "views")
-
-    def __init__(
-        self,
-        source: str,
-        stream: str,
-        batch: Batch,
-        body: memoryview,
-        lease: Lease | None,
-        damaged: dict[int, Error],
-        views: list[memoryview] | None = None,
-    ) -> None:
-        self.source = source
-        self.stream = stream
-        self.batch = batch
-        self.body = body
-        self.lease = lease
-        self.views = views
-        """Payloads in shared memory."""
-        self.offsets = batch.offsets() if batch.payloads and batch.places is None else []
-        self.lost = damaged
-        for gone in batch.lost:
-            self.lost[gone.index] = fault(gone.code, gone.message, gone.hint)
-
-    @property
-    def items(self) -> int:
-        """How many messages or datasets there are."""
-        datasets = self.batch.datasets
-        return self.batch.count if datasets is None else len(datasets)
-
-    def seq(self, item: int) -> int:
-        """Seq of a message, or of a whole dataset."""
-        batch = self.batch
-        if batch.datasets is not None:
-            return batch.datasets[item].seq
-        return batch.seqs[item] if batch.seqs is not None else batch.seq + item
-
-    def spans(self) -> Spans:
-        batch = self.batch
-        if batch.datasets is not None:
-            return spans.of_numbers(part.seq for part in batch.datasets)
-        if batch.seqs is not None:
-            return spans.of_numbers(batch.seqs)
-        return [(batch.seq, batch.seq + batch.count)]
-
-    @property
-    def nbytes(self) -> int:
-        return sum(self.batch.sizes) if self.batch.payloads else 0
-
-    def payload(self, index: int) -> memoryview:
-        """Payload of a message, or of a part of a dataset.
-
-        Raises
-        ------
-        DataLost, Corrupt : it cannot be had.
-        """
-        if self.lost and index in self.lost:
-            error = self.lost[index]
-            raise type(error)(error.message, hint=error.hint)
-        if self.views is not None:
-            return self.views[index]
-        if not self.offsets:
-            raise DataLost(
-                f"message {self.seq(0)} of stream {self.stream!r} came without payload",
-                hint="subscribe with payloads=True, or fetch it by its id",
-            )
-        return self.body[self.offsets[index] : self.offsets[index + 1]]
+Told = Gap | HeaderText | Settled | StreamEnd
+"""What comes beside messages."""
 
 
 class Incoming:
@@ -190,8 +74,27 @@ class Incoming:
         """What may still come for the credit that the node has, and what waits in the queue."""
         self._ahead_nbytes = 0
         self._epoch = 0
+        self._over_epoch = -1
+        """The connection in which the node has said that no stream is left."""
         self._refs: dict[int, tuple[str, str]] = {}
-        self._queue: deque[Arrived | Gap] = deque()
+        self._ref_of: dict[tuple[str, str], int] = {}
+        self.opened_by = 0.0
+        """Until then the node has told of the streams with leases, if it ever will."""
+        self.settlings: set[Settling] = set()
+        """What is on its way with leases of this subscription."""
+        self.streams: dict[tuple[str, str], None] = {}
+        """Streams that were opened."""
+        self.left = False
+        """Nobody reads any more."""
+        self.gone = False
+        """The node has been told so, or never needs to be."""
+        self.on_answered: Listener | None = None
+        """Called when nothing more is on its way with leases of this subscription."""
+        self._queue: deque[Arrived | Told] = deque()
+        self._settled: dict[tuple[str, str], int] = {}
+        """The newest of those that wait in the queue."""
+        self._headers: dict[tuple[str, str], tuple[int, int]] = {}
+        self._told_ends: set[tuple[str, str]] = set()
         self._leases: dict[tuple[str, str, int], Lease] = {}
         self._acks: list[tuple[Lease, int, int]] = []
         self._acks_messages = 0
@@ -211,13 +114,14 @@ class Incoming:
         queued = sum(item.batch.count for item in self._queue if isinstance(item, Arrived))
         nbytes = sum(item.nbytes for item in self._queue if isinstance(item, Arrived))
         self._epoch += 1
+        self.opened_by = now + limits.NATIVE_RESUME_SECONDS
         self._progress_at = self._extended_at = now
         self._consumed_messages = self._consumed_nbytes = 0
         self._ahead_messages = self._messages if not self._newest else queued
         self._ahead_nbytes = max(self._nbytes, nbytes)
         return msgspec.structs.replace(
             self.asked,
-            credit_messages=0 if self._newest else max(self._messages - queued, 0),
+            credit_messages=(0 if self._newest or self.left else max(self._messages - queued, 0)),
             credit_nbytes=max(self._nbytes - nbytes, 0),
             held=self._held(),
         )
@@ -241,14 +145,16 @@ class Incoming:
     def stream_opened(self, frame: StreamOpened) -> None:
         key = (frame.source, frame.stream)
         self._refs[frame.ref] = key
+        self._ref_of[key] = frame.ref
+        self.streams[key] = None
         held = {lease.tag: list(lease.ranges) for lease in frame.held}
-        for name, lease in list(self._leases.items()):
+        for lease in list(self._leases.values()):
             if (lease.source, lease.stream) != key or lease.epoch == self._epoch:
                 continue
             lease.left = spans.common(lease.left, held.get(lease.tag, []))
             lease.ref, lease.epoch = frame.ref, self._epoch
             if not lease.left:
-                self._drop(name)
+                self._drop(lease)
         for lease, _, _ in self._acks:
             # Also of what is no longer held: the node knows what is done, and what came too late.
             if (lease.source, lease.stream) == key:
@@ -258,6 +164,7 @@ class Incoming:
     def lost(self) -> None:
         """The connection is gone; what was received stays."""
         self._refs.clear()
+        self._ref_of.clear()
 
     # ------------------------------------------------------------------ receiving
 
@@ -270,9 +177,14 @@ class Incoming:
         views: list[memoryview] | None = None,
     ) -> None:
         key = self._refs.get(frame.ref)
-        if key is None:
+        if key is None or self.left:
             return
         self.opened = True
+        self._told_ends.discard(key)
+        if self.asked.headers and key not in self._headers:
+            # There is none, so the node has nothing to tell.
+            self._headers[key] = (0, hash(b""))
+            self._queue.append(HeaderText(*key, 0, b""))
         lease = self._lease(key, frame, now) if frame.tag else None
         arrived = Arrived(*key, frame.batch, body, lease, damaged, views)
         if lease is not None:
@@ -291,8 +203,27 @@ class Incoming:
         return lease
 
     def gap(self, frame: frames.Gap) -> None:
-        self._queue.append(Gap(*self._stream_of(frame.ref), frame.lo, frame.hi))
-        self.listener()
+        self._tell_reader(Gap(*self._stream_of(frame.ref), frame.lo, frame.hi))
+
+    def header(self, frame: frames.Header) -> None:
+        key = self._stream_of(frame.ref)
+        # A new connection tells the same again.
+        mark = (frame.version, hash(frame.document))
+        if self._headers.get(key) != mark:
+            self._headers[key] = mark
+            self._tell_reader(HeaderText(*key, frame.version, frame.document))
+
+    def settled(self, frame: frames.Settled) -> None:
+        key = self._stream_of(frame.ref)
+        waiting = key in self._settled
+        self._settled[key] = frame.seq
+        if not waiting:
+            self._tell_reader(Settled(*key, frame.seq))
+
+    def _tell_reader(self, told: Told) -> None:
+        if not self.left:
+            self._queue.append(told)
+            self.listener()
 
     def _stream_of(self, ref: int) -> tuple[str, str]:
         return self._refs.get(ref, (self.asked.source, self.asked.stream))
@@ -303,7 +234,18 @@ class Incoming:
         end = End(frame.reason, key[1], frame.next_stream, frame.last_id, frame.missing)
         if frame.ref >= 0:
             self.ends[key] = end
+            if end.reason == "gone":
+                # Another stream may get its name.
+                self._headers.pop(key, None)
+                self.streams.pop(key, None)
+            if key not in self._told_ends and not self.left:
+                self._told_ends.add(key)
+                self._queue.append(
+                    StreamEnd(*key, end.reason, end.next_stream, end.last_id, end.missing)
+                )
         follows = asked.follow and frame.next_stream
+        if frame.ref < 0:
+            self._over_epoch = self._epoch
         if frame.ref < 0 or (asked.scope == Scope.STREAM and not follows):
             self.ended = end
         self.listener()
@@ -331,16 +273,27 @@ class Incoming:
     def next(self, now: float) -> Arrived | Gap | None:
         """What has come and was not taken yet, in order; None when there is nothing.
 
-        Runs whose lease has run out meanwhile are left out: others have been offered them.
+        Runs whose lease has run out meanwhile are left out: others have been offered them. So is
+        what only `next_event` gives.
         """
+        while True:
+            item = self.next_event(now)
+            if item is None or isinstance(item, Arrived | Gap):
+                return item
+
+    def next_event(self, now: float) -> Arrived | Told | None:
+        """As `next`, with headers, ends of streams, and how far they are settled."""
         self._progress_at = now
         while self._queue:
             item = self._queue.popleft()
-            if isinstance(item, Gap):
-                return item
-            self._consume(item)
-            lease = item.lease
-            if lease is None or (lease.alive and now < lease.until):
+            if isinstance(item, Arrived):
+                self._consume(item)
+                lease = item.lease
+                if lease is None or (lease.alive and now < lease.until):
+                    return item
+            elif isinstance(item, Settled):
+                return item._replace(seq=self._settled.pop((item.source, item.stream)))
+            else:
                 return item
         return None
 
@@ -382,8 +335,11 @@ class Incoming:
         times = []
         if self._acks:
             times.append(self._acks_since + ACK_S)
-        if self._nacks or self._credit_due():
+        if self._credit_due():
             times.append(0.0)
+        if self._nacks:
+            named = any(nack[0].epoch == self._epoch for nack in self._nacks)
+            times.append(0.0 if named else self.opened_by)
         if self._leases and self.asked.lease_s > 0:
             times.append(self._extended_at + self.asked.lease_s / 3)
         return min(times) if times else None
@@ -413,7 +369,7 @@ class Incoming:
         ):
             said += self._tell_acks(now, number())
         if self._nacks:
-            said += self._tell_nacks()
+            said += self._tell_nacks(now)
         if self._credit_due() or (all_of_it and (self._consumed_messages or self._consumed_nbytes)):
             said.append(Credit(self.asked.channel, self._consumed_messages, self._consumed_nbytes))
             self._consumed_messages = self._consumed_nbytes = 0
@@ -448,7 +404,7 @@ class Incoming:
             for index, (lease, found) in enumerate(told)
         ]
 
-    def _tell_nacks(self) -> list[Frame]:
+    def _tell_nacks(self, now: float) -> list[Frame]:
         said: list[Frame] = []
         waiting = []
         for nack in self._nacks:
@@ -456,12 +412,15 @@ class Incoming:
             if not lease.alive:
                 continue
             if lease.epoch != self._epoch:
-                waiting.append(nack)
+                if now < self.opened_by:
+                    waiting.append(nack)
+                else:
+                    self.release(lease, found)
                 continue
             said.append(
                 Nack(self.asked.channel, lease.ref, lease.tag, tuple(found), delay_s, counted)
             )
-            self._release(lease, found)
+            self.release(lease, found)
         self._nacks = waiting
         return said
 
@@ -491,7 +450,7 @@ class Incoming:
         if error is not None:
             self.faults.append(error)
         for lease, found in told:
-            self._release(lease, found)
+            self.release(lease, found)
         self.listener()
         return True
 
@@ -526,19 +485,50 @@ class Incoming:
         for told in self._unconfirmed.values():
             for owner, found in told:
                 waiting.setdefault(owner, []).extend(found)
+        for settling in self.settlings:
+            for held in settling.held:
+                if held.reader is self:
+                    waiting.setdefault(held.lease, []).extend(held.ranges)
         for lease in self._leases.values():
             left = spans.without(lease.left, spans.merged(waiting.get(lease, [])))
             if left:
                 self._nacks.append((lease, left, 0.0, True))
+        if self.settlings:
+            # It stays for a while: nothing more is to be sent to it.
+            self._consumed_messages = self._consumed_nbytes = 0
 
     # ------------------------------------------------------------------ leases
 
-    def _release(self, lease: Lease, found: Spans) -> None:
+    def standing(self, lease: Lease, now: float) -> Standing:
+        """Whether a lease can be named to the node in this connection.
+
+        One that did not last can be, too: the node knows whether it was settled before.
+        """
+        if self.gone or self.error is not None:
+            return Standing.STALE
+        if (lease.source, lease.stream) in self._ref_of:
+            return Standing.READY
+        over = now >= self.opened_by or self._over_epoch == self._epoch
+        return Standing.STALE if over else Standing.WAITING
+
+    def ref_of(self, lease: Lease) -> int | None:
+        """What the node calls the stream of a lease in this connection."""
+        return self._ref_of.get((lease.source, lease.stream))
+
+    def answered(self, settling: Settling) -> None:
+        """What was on its way with leases has come to its end."""
+        self.settlings.discard(settling)
+        if not self.settlings and self.on_answered is not None:
+            self.on_answered()
+
+    def release(self, lease: Lease, found: Spans) -> None:
+        """Seqs of a lease are done with."""
         lease.left = spans.without(lease.left, found)
         if not lease.left:
-            self._drop((lease.source, lease.stream, lease.tag))
+            self._drop(lease)
 
-    def _drop(self, name: tuple[str, str, int]) -> None:
-        lease = self._leases.pop(name, None)
-        if lease is not None:
-            lease.alive = False
+    def _drop(self, lease: Lease) -> None:
+        lease.alive = False
+        name = (lease.source, lease.stream, lease.tag)
+        if self._leases.get(name) is lease:
+            del self._leases[name]

@@ -21,8 +21,9 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from beamstream.client.native.arenas import LifeLine
+from beamstream.client.native.arrived import Arrived
 from beamstream.client.native.buffers import Buffers
-from beamstream.client.native.incoming import Arrived, Incoming
+from beamstream.client.native.incoming import Incoming
 from beamstream.client.native.receiving import Receiver
 from beamstream.client.native.session import Session, State
 from beamstream.client.native.transport import Transport
@@ -181,8 +182,13 @@ class Link:
         """
         while True:
             with self.lock:
-                if self._transport is None or not self.session.due(time.monotonic()):
-                    return
+                done = self._transport is None or not self.session.due(time.monotonic())
+            if done:
+                if all_of_it and self._send_lock.locked():
+                    # Somebody may have taken what was due, and be sending it still.
+                    with self._send_lock:
+                        pass
+                return
             if not self._send_lock.acquire(blocking=all_of_it):
                 return
             try:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from beamstream import limits
 from beamstream.client.native import receiving
-from beamstream.client.native.incoming import Arrived
+from beamstream.client.native.arrived import Arrived
 from beamstream.client.native.messages import Columns, DatasetMessage, Message, each
 from beamstream.errors import RemoteProtocolError
 from beamstream.wire.native import calls

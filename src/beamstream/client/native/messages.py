@@ -10,7 +10,9 @@ import msgspec
 import numpy as np
 
 from beamstream import limits
-from beamstream.client.native.incoming import Arrived, End, Gap
+from beamstream.client.native.arrived import Arrived
+from beamstream.client.native.events import End, Gap
+from beamstream.client.native.origins import Held
 from beamstream.errors import BadInput, DataLost, LocalProtocolError
 from beamstream.wire import payload, payload_formats
 from beamstream.wire.native.batches import DIGEST_NBYTES
@@ -116,6 +118,13 @@ class _Held:
     def defer(self, delay: float = 0.0) -> None:
         """It is not the time yet: as `nack`, but does not count as an attempt."""
         self._member().give_back(self._columns.arrived, self._item, delay, counted=False)
+
+    def held(self) -> Held:
+        """Its lease, to be settled with what is made of it (`Writer.publish`, `Writer.settle`).
+
+        The next turn of the loop does not acknowledge it then.
+        """
+        return self._member().held(self._columns.arrived, self._item, self._item + 1)
 
     def extend(self, seconds: float) -> None:
         """It is needed for `seconds` from now on."""
@@ -317,6 +326,14 @@ class Batch:
         return batch.ids if batch.ids is not None else range(batch.id, batch.id + batch.count)
 
     @property
+    def seqs(self) -> Sequence[int]:
+        """Numbers in the order of arrival, of messages or datasets."""
+        batch = self._arrived.batch
+        if batch.datasets is not None:
+            return [part.seq for part in batch.datasets]
+        return batch.seqs if batch.seqs is not None else range(batch.seq, batch.seq + batch.count)
+
+    @property
     def sizes(self) -> Sequence[int]:
         """nbytes of each payload."""
         return self._arrived.batch.sizes
@@ -370,6 +387,14 @@ class Batch:
         """All of it is done."""
         if self._reader is not None:
             self._reader.done(self._arrived, 0, len(self))
+
+    def held(self, lo: int = 0, hi: int | None = None) -> Held:
+        """The lease of messages, or datasets, `lo` … `hi` - 1, to be settled with what is made
+        of them (`Writer.publish`, `Writer.settle`)."""
+        last = len(self) if hi is None else hi
+        if not 0 <= lo < last <= len(self) or self._reader is None:
+            raise BadInput(f"a batch of {len(self)} has no messages {lo} … {last} that are leased")
+        return self._reader.held(self._arrived, lo, last)
 
 
 def each(columns: Columns, reader: Subscription | None) -> Iterator[Message | DatasetMessage]:

@@ -17,6 +17,7 @@ import msgspec
 from beamstream import limits
 from beamstream.client.native.faults import fault
 from beamstream.client.native.lending import Piece
+from beamstream.client.native.origins import Held, Settling, Standing
 from beamstream.errors import BadInput, Error
 from beamstream.wire.native.frames import CloseWriter, Failed, OpenWriter, Put, Receipt
 
@@ -27,6 +28,9 @@ GATHER_MESSAGES: Final = 1_024
 GATHER_NBYTES: Final = 256 * limits.KIB
 SMALL_NBYTES: Final = 64 * limits.KIB
 """Payloads below are copied and may gather; from this size on they are sent from where they are."""
+
+METAS_NBYTES: Final = 1 * limits.MIB
+"""Metadata travel in the header of a frame, which is bounded."""
 
 WINDOW_MESSAGES: Final = 65_536
 FAULTS_KEPT: Final = 1_000
@@ -67,6 +71,7 @@ class Run:
         "nbytes",
         "piece",
         "put",
+        "settling",
         "tries",
         "whole",
     )
@@ -81,6 +86,8 @@ class Run:
         self.buffers: Sequence[Buffer] = ()
         self.piece: Piece | None = None
         """The memory of the node that its payload is in."""
+        self.settling: Settling | None = None
+        """What is settled with it."""
         self.whole: Fate | None = None
         self.fates: list[Fate | None] | None = None
         self.tries = 0
@@ -113,7 +120,17 @@ class Run:
 class _Columns:
     """Messages that gather."""
 
-    __slots__ = ("automatic", "began", "digests", "ids", "infos", "metas", "nbytes", "payloads")
+    __slots__ = (
+        "automatic",
+        "began",
+        "digests",
+        "ids",
+        "infos",
+        "metas",
+        "metas_nbytes",
+        "nbytes",
+        "payloads",
+    )
 
     def __init__(self, now: float, automatic: bool) -> None:
         self.began = now
@@ -124,6 +141,7 @@ class _Columns:
         self.infos: list[bytes] = []
         self.ids: list[int] = []
         self.nbytes = 0
+        self.metas_nbytes = 0
 
 
 class Outgoing:
@@ -183,16 +201,26 @@ class Outgoing:
             columns.ids.append(id)
         nbytes = len(payload)
         columns.nbytes += nbytes
+        columns.metas_nbytes += len(meta)
         run.count += 1
         run.left += 1
         self._next += 1
         self._count(1, nbytes)
-        if run.count >= min(GATHER_MESSAGES, self.batch_max) or columns.nbytes >= GATHER_NBYTES:
+        if (
+            run.count >= min(GATHER_MESSAGES, self.batch_max)
+            or columns.nbytes >= GATHER_NBYTES
+            or columns.metas_nbytes >= METAS_NBYTES
+        ):
             self.seal()
         return run, index
 
-    def add_run(self, put: Put, buffers: Sequence[Buffer], nbytes: int) -> Run:
-        """Add messages that are one frame; `put.sequence` and `put.channel` are filled in."""
+    def add_run(
+        self, put: Put, buffers: Sequence[Buffer], nbytes: int, held: Sequence[Held] = ()
+    ) -> Run:
+        """Add messages that are one frame; `put.sequence` and `put.channel` are filled in.
+
+        With `held` it is sent when the streams of those leases are open, and settles them.
+        """
         self.seal()
         run = Run(self._next)
         run.count = run.left = put.count
@@ -203,6 +231,8 @@ class Outgoing:
         )
         self._next += put.count
         self._count(put.count, nbytes)
+        if held:
+            run.settling = Settling(held)
         self._ready.append(run)
         return run
 
@@ -241,24 +271,41 @@ class Outgoing:
     def due(self, now: float) -> bool:
         """Whether `take` has something to send."""
         if self._ready:
-            return True
+            settling = self._ready[0].settling
+            return settling is None or settling.standing(now) is not Standing.WAITING
         if self._columns is None:
             return False
         return not self._sent or now >= self._columns.began + GATHER_S
 
     def due_at(self) -> float | None:
-        """When those that gather have waited long enough."""
+        """When those that gather, or wait for their leases, have waited long enough."""
+        if self._ready:
+            settling = self._ready[0].settling
+            return settling.until() if settling is not None else None
         return self._columns.began + GATHER_S if self._columns is not None else None
 
     def take(self, now: float) -> Run | None:
         """The next run to send; from now on it is on its way."""
-        if not self._ready:
-            if not self.due(now):
-                return None
-            self.seal()
-        run = self._ready.popleft()
-        self._sent.append(run)
-        return run
+        while self.due(now):
+            if not self._ready:
+                self.seal()
+            run = self._ready.popleft()
+            self._sent.append(run)
+            settling = run.settling
+            if settling is None:
+                return run
+            if settling.standing(now) is Standing.READY:
+                self._name(run, settling)
+                return run
+            self.settle(run.first, run.count, Fate(run.first, error=settling.stale()))
+        return None
+
+    @staticmethod
+    def _name(run: Run, settling: Settling) -> None:
+        """Leases have other names in each connection."""
+        if run.put is not None and run.put.made is not None:
+            made = msgspec.structs.replace(run.put.made, settles=settling.frames())
+            run.put = msgspec.structs.replace(run.put, made=made)
 
     def lost(self) -> None:
         """The connection is gone: all without a receipt is to be sent again, in order."""
@@ -315,6 +362,8 @@ class Outgoing:
                     if run.piece is not None:
                         run.piece.release()
                         run.piece = None
+                    if run.settling is not None:
+                        run.settling.finish(_error_of(run))
                 listeners += run.listeners
         while self._sent and not self._sent[0].left:
             self._sent.popleft()
@@ -379,4 +428,11 @@ def _numbered(put: Put, channel: int, sequence: int) -> Put:
         put.substream,
         put.expected,
         put.place,
+        put.made,
     )
+
+
+def _error_of(run: Run) -> Error | None:
+    """Why a run whose fate is known is not stored; None if all of it is."""
+    fates = [run.whole] if run.whole is not None else run.fates or []
+    return next((fate.error for fate in fates if fate is not None and fate.error), None)

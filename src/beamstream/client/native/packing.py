@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -100,3 +100,22 @@ def _plain(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     raise TypeError(f"a {type(value).__name__} is nothing that JSON knows")
+
+
+def digests_of(sizes: Sequence[int], buffers: Sequence[Buffer]) -> bytes | None:
+    """Digests of payloads that lie in `buffers`; None when nobody can have changed them.
+
+    >>> digests_of((1, 1), [bytearray(b"ab")]) == digest(b"a") + digest(b"b")
+    True
+    """
+    if all(isinstance(buffer, bytes) for buffer in buffers):
+        return None
+    found: list[bytes] = []
+    if len(buffers) == len(sizes):
+        found = [digest(buffer) for buffer in buffers]
+    else:
+        view, start = memoryview(buffers[0]), 0
+        for size in sizes:
+            found.append(digest(view[start : start + size]))
+            start += size
+    return b"".join(found)

@@ -14,22 +14,23 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Callable
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import msgspec
-import xxhash
 
 from beamstream import limits
+from beamstream.client.native.arrived import Arrived
+from beamstream.client.native.asking import Asked, Asking
 from beamstream.client.native.faults import fault
-from beamstream.client.native.incoming import Arrived, Incoming
+from beamstream.client.native.incoming import Incoming
 from beamstream.client.native.lending import AHEAD_NBYTES, Lending
+from beamstream.client.native.origins import Held
 from beamstream.client.native.outgoing import SMALL_NBYTES, Buffer, Fate, Outgoing, Run
-from beamstream.errors import BadInput, ConnectionLost, Error, LocalProtocolError, TooMany
+from beamstream.client.native.packing import digests_of
+from beamstream.errors import BadInput, Error, LocalProtocolError, TooMany
 from beamstream.wire.native import calls, frames
-from beamstream.wire.native.batches import DIGEST_NBYTES
 from beamstream.wire.native.frames import (
-    Call,
     CallFailed,
     Deliver,
     End,
@@ -38,6 +39,7 @@ from beamstream.wire.native.frames import (
     Gap,
     Goodbye,
     Grant,
+    Header,
     HeldPins,
     Hello,
     OpenWriter,
@@ -45,15 +47,13 @@ from beamstream.wire.native.frames import (
     Pong,
     Receipt,
     Reply,
+    Settled,
     StreamOpened,
     Subscribe,
     Unpin,
     Unsubscribe,
     Welcome,
 )
-
-ONCE: Final = frozenset({"stream.delete", "group.redeliver"})
-"""Calls that are not asked again: whether they were done is not known."""
 
 Listener = Callable[[], None]
 
@@ -77,25 +77,6 @@ class State(enum.Enum):
     GREETING = enum.auto()
     UP = enum.auto()
     OVER = enum.auto()
-
-
-class Asked:
-    """A call that waits for its answer."""
-
-    __slots__ = ("body", "done", "error", "frame", "listener", "method", "result")
-
-    def __init__(self, method: str, frame: Call, listener: Listener) -> None:
-        self.method = method
-        self.frame = frame
-        self.listener = listener
-        self.done = False
-        self.error: Error | None = None
-        self.result: Any = None
-        self.body = memoryview(b"")
-
-    def finish(self, result: Any, body: memoryview, error: Error | None = None) -> None:
-        self.result, self.body, self.error, self.done = result, body, error, True
-        self.listener()
 
 
 class Session:
@@ -122,7 +103,7 @@ class Session:
         self._control: deque[Frame] = deque()
         self._writers: dict[int, Outgoing] = {}
         self._readers: dict[int, Incoming] = {}
-        self._asked: dict[int, Asked] = {}
+        self.asking = Asking()
         self._number = 0
         self._goodbye: Goodbye | None = None
         self._turn: deque[Outgoing] = deque()
@@ -151,13 +132,7 @@ class Session:
             writer.listener()
         for reader in self._readers.values():
             reader.lost()
-        for number, asked in list(self._asked.items()):
-            if was_up and asked.method in ONCE:
-                del self._asked[number]
-                text = f"the connection broke: whether {asked.method!r} was done is not known"
-                asked.finish(
-                    None, memoryview(b""), ConnectionLost(text, hint="look, then ask again")
-                )
+        self.asking.lost(was_up=was_up)
         self.listener()
 
     def fail(self, error: Error) -> None:
@@ -170,9 +145,7 @@ class Session:
             writer.fail(error)
         for reader in list(self._readers.values()):
             reader.fail(error)
-        for asked in list(self._asked.values()):
-            asked.finish(None, memoryview(b""), error)
-        self._asked.clear()
+        self.asking.fail(error)
         self.listener()
 
     def _greeted(self, frame: Welcome, now: float) -> None:
@@ -189,8 +162,7 @@ class Session:
             self._control.append(writer.opening)
         for reader in self._readers.values():
             self._control.append(reader.subscribe(now))
-        for asked in self._asked.values():
-            self._control.append(asked.frame)
+        self._control.extend(self.asking.again())
         self.listener()
 
     # ------------------------------------------------------------------ asking for things
@@ -233,33 +205,51 @@ class Session:
     def close_reader(
         self, reader: Incoming, now: float, run: Arrived | None = None, seen: int = 0
     ) -> None:
-        """End a subscription; of `run`, the one in hand, the first `seen` items were looked at."""
-        if self._readers.pop(reader.asked.channel, None) is not None and self.state is State.UP:
-            reader.leave(run, seen)
-            self._control.extend(reader.tell(now, self.next_number, all_of_it=True))
-            self._control.append(Unsubscribe(reader.asked.channel))
+        """End a subscription; of `run`, the one in hand, the first `seen` items were looked at.
 
-    def ask(self, params: calls.Params, listener: Listener) -> Asked:
-        """Ask the node something.
+        The node is told when nothing more is on its way with leases of it.
+        """
+        if reader.left:
+            return
+        reader.left = True
+        if self.state is State.UP or reader.settlings:
+            reader.leave(run, seen)
+            self.say_for(reader, now, all_of_it=True)
+        if reader.settlings:
+            reader.on_answered = lambda: self._unsubscribe(reader, now)
+        else:
+            self._unsubscribe(reader, now)
+
+    def _unsubscribe(self, reader: Incoming, now: float) -> None:
+        reader.gone = True
+        if self._readers.pop(reader.asked.channel, None) is not None:
+            self.say_for(reader, now, all_of_it=True)
+            self.say(Unsubscribe(reader.asked.channel))
+
+    def ask(self, params: calls.Params, listener: Listener, *, held: Sequence[Held] = ()) -> Asked:
+        """Ask the node something; with `held`, those leases are settled with it.
 
         Raises
         ------
         TooMany : as many questions as may be are not answered yet.
         """
-        if self.error is not None:
-            raise type(self.error)(self.error.message, hint=self.error.hint)
-        if len(self._asked) >= limits.NATIVE_CALLS_MAX:
-            raise TooMany(f"{len(self._asked)} questions are not answered yet")
-        method = calls.NAMES[type(params)]
-        frame = Call(self.next_number(), method, calls.encode(params))
-        asked = Asked(method, frame, listener)
-        self._asked[frame.number] = asked
-        self._say(frame)
+        self._check()
+        self.check_held(held)
+        asked = self.asking.add(self.next_number(), params, listener, held)
+        if self.state is State.UP:
+            self._control.extend(self.asking.begin(asked))
         return asked
 
-    def forget(self, asked: Asked) -> None:
-        """Nobody waits for this answer any more."""
-        self._asked.pop(asked.frame.number, None)
+    def check_held(self, held: Sequence[Held]) -> None:
+        """Raise `BadInput` if leases are not of this session."""
+        for one in held:
+            reader = one.reader
+            if not reader.gone and self._readers.get(reader.asked.channel) is not reader:
+                raise BadInput(
+                    f"what is to be settled in stream {one.stream!r} was read over another "
+                    "connection",
+                    hint="publish with the hub that the group was read with",
+                )
 
     def say(self, *what: Frame) -> None:
         """Send frames that mean nothing to a later connection."""
@@ -272,13 +262,15 @@ class Session:
             self._control.extend(reader.tell(now, self.next_number, all_of_it=all_of_it))
 
     def _say(self, frame: Frame) -> None:
-        if self.error is not None:
-            raise type(self.error)(self.error.message, hint=self.error.hint)
+        self._check()
         self.say(frame)
 
-    def _check_channels(self) -> None:
+    def _check(self) -> None:
         if self.error is not None:
             raise type(self.error)(self.error.message, hint=self.error.hint)
+
+    def _check_channels(self) -> None:
+        self._check()
         if len(self._writers) + len(self._readers) >= limits.NATIVE_CHANNELS_MAX:
             raise TooMany(
                 f"this connection has {limits.NATIVE_CHANNELS_MAX} writers and readers",
@@ -300,6 +292,8 @@ class Session:
             return False
         if self.line is not None and (self.line.due_at() or now + 1) <= now:
             return True
+        if self.asking.due(now):
+            return True
         for writer in self._turn:
             if writer.due(now):
                 return True
@@ -314,6 +308,7 @@ class Session:
         if self.state is not State.UP:
             return None
         times = [writer.due_at() for writer in self._turn]
+        times.append(self.asking.due_at())
         times += [reader.due_at() for reader in self._readers.values()]
         if self.line is not None:
             times.append(self.line.due_at())
@@ -326,6 +321,7 @@ class Session:
                 at = reader.due_at()
                 if at is not None and at <= now:
                     self._control.extend(reader.tell(now, self.next_number))
+            self._control.extend(self.asking.take(now))
             self._let_go(now)
         if self._control:
             buffers: list[Buffer] = [b"".join(map(frames.encode, self._control))]
@@ -355,12 +351,11 @@ class Session:
         run.tries += 1
         if run.tries == 1 or run.nbytes < SMALL_NBYTES or run.put is None:
             return True
-        digest, view = run.put.digests[:DIGEST_NBYTES], run.buffers[0]
-        if run.count > 1 or xxhash.xxh3_128_digest(view) == digest:
+        if digests_of(run.put.sizes, run.buffers) in (None, run.put.digests):
             return True
         error = BadInput(
-            f"the array of message {run.first} of this writer of stream "
-            f"{writer.opening.stream!r} was changed before its receipt had come, and the "
+            f"an array of message {run.first} or behind it, of this writer of stream "
+            f"{writer.opening.stream!r}, was changed before its receipt had come, and the "
             "connection broke: whether it is stored is not known",
             hint="wait for receipts before arrays are changed, or send copies",
         )
@@ -377,7 +372,9 @@ class Session:
     @property
     def quiet(self) -> bool:
         """Whether nothing that was put waits for its receipt."""
-        return self.state is State.OVER or not any(writer.messages for writer in self._turn)
+        if self.state is State.OVER:
+            return True
+        return not self.asking.settles and not any(writer.messages for writer in self._turn)
 
     # ------------------------------------------------------------------ receiving
 
@@ -408,12 +405,12 @@ class Session:
                     if not writer.messages:
                         self.listener()
             case Reply():
-                self._answered(frame.number, frame, body, now)
+                self._answered(frame, body)
             case CallFailed():
                 self._refused(frame)
             case Failed():
                 self._failed(frame)
-            case StreamOpened() | Gap() | End():
+            case StreamOpened() | Gap() | End() | Header() | Settled():
                 self._told(frame)
             case Welcome():
                 self._greeted(frame, now)
@@ -435,7 +432,7 @@ class Session:
         if writer is not None:
             writer.listener()
 
-    def _told(self, frame: StreamOpened | Gap | End) -> None:
+    def _told(self, frame: StreamOpened | Gap | End | Header | Settled) -> None:
         reader = self._readers.get(frame.channel)
         if reader is None:
             return
@@ -446,6 +443,10 @@ class Session:
                 reader.gap(frame)
             case End():
                 reader.end(frame)
+            case Header():
+                reader.header(frame)
+            case Settled():
+                reader.settled(frame)
 
     def _failed(self, frame: Failed) -> None:
         channel = self._writers.get(frame.channel) or self._readers.get(frame.channel)
@@ -454,22 +455,13 @@ class Session:
         elif not frame.channel:
             self.fail(fault(frame.code, frame.message, frame.hint))
 
-    def _answered(self, number: int, frame: Reply, body: memoryview, now: float) -> None:
-        asked = self._asked.pop(number, None)
-        if asked is None:
-            any(reader.confirmed(number) for reader in self._readers.values())
-            return
-        try:
-            asked.finish(calls.decode_result(asked.method, frame.result), body)
-        except Error as error:
-            asked.finish(None, body, error)
+    def _answered(self, frame: Reply, body: memoryview) -> None:
+        if not self.asking.answered(frame, body):
+            any(reader.confirmed(frame.number) for reader in self._readers.values())
 
     def _refused(self, frame: CallFailed) -> None:
         error = fault(frame.code, frame.message, frame.hint)
-        asked = self._asked.pop(frame.number, None)
-        if asked is not None:
-            asked.finish(None, memoryview(b""), error)
-        else:
+        if not self.asking.refused(frame.number, error):
             any(reader.confirmed(frame.number, error) for reader in self._readers.values())
 
     def _said_goodbye(self, frame: Goodbye) -> None:

@@ -12,9 +12,11 @@ import msgspec
 
 from beamstream import limits
 from beamstream.client.native import lookup
-from beamstream.client.native.group import Group, make_group
+from beamstream.client.native.group import BATCH_MAX, Group, make_group
 from beamstream.client.native.messages import DatasetMessage, Message
+from beamstream.client.native.origins import Held
 from beamstream.client.native.packing import Meta, pack_meta
+from beamstream.client.native.settlements import Settlement, settle
 from beamstream.client.native.writer import Writer
 from beamstream.errors import BadInput, Error, NotFound
 from beamstream.model import Level, check_label
@@ -147,6 +149,42 @@ class Stream:
         )
         return done.last_id
 
+    def settle(self, held: Sequence[Held], skips: Sequence[tuple[int, int]] = ()) -> None:
+        """Settle leases of which nothing is made, all or nothing, and wait until it is safe.
+
+        Parameters
+        ----------
+        held : what is acknowledged, or given up (`Message.held`).
+        skips : ranges of ids that will never come in this stream, half-open.
+
+        Raises
+        ------
+        StaleLease : a lease has ended: nothing is settled or skipped.
+        TimedOut : the node has not answered; it may still be settled.
+        """
+        timeout_s = self._hub._call_timeout
+        link = self._hub._link
+        made = settle(link, self.source, self.name, held, skips, timeout_s, _ignore)
+        made.result(timeout_s)
+
+    def copy_to(
+        self, target: Stream, lo: int, hi: int, *, run: int = 0, limit: int = 1000
+    ) -> calls.Copied:
+        """Let messages `lo` ≤ id < `hi` come once more, in `target`, without storing them again.
+
+        At most `limit` at a time: ask again from `next_id`. Those that are there are passed over.
+        """
+        copied: calls.Copied = self._call(
+            calls.Copy,
+            lo=lo,
+            hi=hi,
+            to_source=target.source,
+            to_stream=target.name,
+            run=run,
+            limit=limit,
+        )
+        return copied
+
     def delete(self, *, files: bool = False) -> int:
         """Forget it, with `files` also what the node wrote for it; return how many files."""
         deleted: calls.Deleted = self._call(calls.DeleteStream, files=files)
@@ -224,6 +262,23 @@ class Stream:
     def exists(self) -> bool:
         return self.info() is not None
 
+    def origin(self, id: int) -> calls.OriginRow | None:
+        """What message `id` was made of; None if there is no such message."""
+        row: calls.OriginRow | None = self._call(calls.GetOrigin, id=id)
+        return row
+
+    def measure(self, lo: int = 1, hi: int | None = None) -> calls.Measured:
+        """How many messages, and bytes, have ids `lo` … `hi` - 1, and where their payloads are."""
+        found: calls.Measured = self._call(
+            calls.Measure, lo=lo, hi=limits.ID_MAX if hi is None else hi
+        )
+        return found
+
+    def header(self, version: int = 0) -> calls.HeaderRow | None:
+        """A version of the metadata of the stream, 0 the newest; None if there is none."""
+        row: calls.HeaderRow | None = self._call(calls.GetHeader, version=version)
+        return row
+
     @property
     def meta(self) -> dict[str, Any] | None:
         """Metadata of the stream; None if there are none."""
@@ -261,6 +316,12 @@ class Stream:
         min_parts: int = 0,
         wait: float = 0.0,
         payloads: bool = True,
+        exclusive: bool = False,
+        sticky: int = 0,
+        key: str = "",
+        settled: bool = False,
+        headers: bool = False,
+        batch_max: int = BATCH_MAX,
         **ahead: int,
     ) -> Group:
         """Read it as a group.
@@ -273,13 +334,20 @@ class Stream:
         ack : "auto" (asking for the next message acknowledges the one before), "manual"
             (`Message.ack`), "none" (handed out once).
         start : where a new group begins: "begin", "new", an id or a time.
-        gaps : what "ordered" does about ids that are not there: "wait", "skip", "report" (`Gap`).
+        gaps : what "ordered" does about ids that are not there: "wait", "skip", "report" (`Gap`),
+            "finished" (waits until the stream is finished, then reports).
         lease : seconds that a member has for a message before it is offered to another one.
         max_attempts : deliveries of one message before it is dead; 0: no limit.
         timeout : seconds without a message after which the loop ends; None: waits for ever.
         follow : goes on with the stream that follows a finished one.
         min_parts, wait : of datasets: so many parts are enough after so many seconds.
         payloads : False: descriptions only.
+        exclusive : one member at a time reads a stream, the others stand by.
+        sticky : so many ids in a row go to one member; 0: to whoever is next.
+        key : messages with the same value of this key of their metadata go to one member.
+        settled, headers : also tell how far all is settled (`Settled`), and the metadata of the
+            stream (`Header`); see `Subscription.next_event`.
+        batch_max : messages that are handed out as one batch at most.
         ahead : `ahead_messages` and `ahead_nbytes` that may be received before they are asked for.
         """
         return make_group(
@@ -300,6 +368,12 @@ class Stream:
             min_parts=min_parts,
             wait=wait,
             payloads=payloads,
+            exclusive=exclusive,
+            sticky=sticky,
+            key=key,
+            settled=settled,
+            headers=headers,
+            batch_max=batch_max,
             **ahead,
         )
 
@@ -347,6 +421,10 @@ class Stream:
     def _last_id(self) -> int:
         row = self.info()
         return 0 if row is None else row.max_id
+
+
+def _ignore(_: Settlement) -> None:
+    """Whoever waits for it is told."""
 
 
 def read_meta(hub: Hub, source: str, stream: str) -> dict[str, Any] | None:

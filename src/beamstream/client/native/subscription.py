@@ -5,13 +5,17 @@ from __future__ import annotations
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
+
+import msgspec
 
 from beamstream import limits
+from beamstream.client.native.arrived import Arrived
+from beamstream.client.native.events import Header, HeaderText, Settled, StreamEnd
 from beamstream.client.native.faults import again
-from beamstream.client.native.incoming import ACK_S, Arrived, Incoming
+from beamstream.client.native.incoming import ACK_S, Incoming, Told
 from beamstream.client.native.link import Link
 from beamstream.client.native.messages import (
     Batch,
@@ -22,10 +26,13 @@ from beamstream.client.native.messages import (
     Message,
     each,
 )
-from beamstream.errors import TimedOut
+from beamstream.client.native.origins import Held
+from beamstream.errors import BadInput, TimedOut
+from beamstream.wire.native import calls
 from beamstream.wire.native.frames import Subscribe
 
 Item = Message | DatasetMessage | Gap
+Event = Batch | Gap | Header | Settled | StreamEnd
 AHEAD_MESSAGES: Final = 4_096
 AHEAD_NBYTES: Final = 64 * limits.MIB
 MISSING_S: Final = 5.0
@@ -53,6 +60,7 @@ class Subscription:
         ahead_messages: int,
         ahead_nbytes: int,
         explain: Callable[[], str],
+        ask: Callable[[calls.Params], Any] | None = None,
         listener: Callable[[], None] | None = None,
         flush: Callable[[], None] | None = None,
     ) -> None:
@@ -61,6 +69,7 @@ class Subscription:
         self._auto = ack == "auto"
         self._timeout = timeout
         self._explain = explain
+        self._ask = ask
         self._changed = threading.Condition(link.lock)
         self._messages: Iterator[Message | DatasetMessage] = iter(())
         self._arrived: Arrived | None = None
@@ -104,7 +113,9 @@ class Subscription:
         ConnectionLost, BadToken … : the node cannot be had any more.
         """
         item = self.poll()
-        return item if item is not None else self._open(self._wait(timeout))
+        if item is not None:
+            return item
+        return self._open(self._wait(timeout, self._incoming.next))
 
     def poll(self) -> Item | None:
         """As `take`, without waiting: None if there is nothing at the moment."""
@@ -121,9 +132,9 @@ class Subscription:
             self._arrived, self._messages = None, iter(())
         return self._open(self._next())
 
-    def _open(self, item: Arrived | Gap | None) -> Item | None:
+    def _open(self, item: Arrived | Told | None) -> Item | None:
         if not isinstance(item, Arrived):
-            return item
+            return item if isinstance(item, Gap) else None
         self._arrived, self._messages = item, each(Columns(item), self)
         self._hand, self._seen = next(self._messages), 1
         return self._hand
@@ -133,7 +144,7 @@ class Subscription:
         while True:
             batch = self.poll_batch()
             if batch is None:
-                item = self._wait(None)
+                item = self._wait(None, self._incoming.next)
                 if item is None:
                     return
                 batch = self._open_batch(item)
@@ -150,11 +161,78 @@ class Subscription:
             item = self._next()
         return self._open_batch(item)
 
-    def _open_batch(self, item: Arrived | Gap | None) -> Batch | None:
+    def _open_batch(self, item: Arrived | Told | None) -> Batch | None:
         if not isinstance(item, Arrived):
             return None
         self._arrived, self._seen = item, item.items
         return Batch(item, self)
+
+    def events(self, timeout: float | None = None) -> Iterator[Event]:
+        """All that happens, until the end, or until nothing has for `timeout` seconds.
+
+        See `next_event`.
+        """
+        while (event := self.next_event(timeout)) is not None:
+            yield event
+
+    def next_event(self, timeout: float | None = None) -> Event | None:
+        """The next batch, `Gap`, `Header`, `Settled` or `StreamEnd`, of each stream in order.
+
+        A header (where they are asked for) comes before the first batch of its stream, a
+        `StreamEnd` when all of the stream is acknowledged. Batches are not acknowledged by
+        themselves: `Batch.ack`, or what is made of them (`Batch.held`), does it. Not to be
+        mixed with `take` and `batches`.
+
+        Parameters
+        ----------
+        timeout : seconds to wait; None: as long as the group does.
+
+        Returns
+        -------
+        None : nothing came in that time, or nothing more will: then there is an `end`, or this
+            was closed.
+        """
+        told = self._next_told()
+        if told is None:
+            told = self._wait(timeout, self._incoming.next_event, silent=True)
+        return None if told is None else self.look(told)
+
+    def poll_event(self) -> Arrived | Told | None:
+        """What has come, for `look`, without waiting; None if there is nothing."""
+        return self._next_told()
+
+    def look(self, told: Arrived | Told) -> Event:
+        """What has come as an event; asks the node for a header that is too large to be told."""
+        if isinstance(told, Arrived):
+            return Batch(told, self)
+        if not isinstance(told, HeaderText):
+            return told
+        version, document = told.version, told.document
+        if version and not document and self._ask is not None:
+            params = calls.GetHeader(source=told.source, stream=told.stream, version=version)
+            found: calls.HeaderRow | None = self._ask(params)
+            if found is None:
+                # There are newer ones, so many that this one is not kept.
+                found = self._ask(msgspec.structs.replace(params, version=0))
+            if found is not None:
+                version, document = found.version, found.document
+        meta = msgspec.json.decode(document, type=dict[str, Any]) if document else {}
+        return Header(told.source, told.stream, version, meta)
+
+    @property
+    def opened(self) -> Sequence[tuple[str, str]]:
+        """Source and name of each stream that was opened for it."""
+        with self._link.lock:
+            return tuple(self._incoming.streams)
+
+    def _next_told(self) -> Arrived | Told | None:
+        self._link.check()
+        with self._link.lock:
+            item = self._incoming.next_event(time.monotonic())
+            due = item is not None and self._incoming.due_at() == 0.0
+        if due:
+            self._flush()
+        return item
 
     def _next(self) -> Arrived | Gap | None:
         self._link.check()
@@ -165,8 +243,20 @@ class Subscription:
             self._flush()
         return item
 
-    def _wait(self, timeout: float | None) -> Arrived | Gap | None:
-        """Wait for something; what the node should know before is told at once."""
+    def _wait(
+        self,
+        timeout: float | None,
+        take: Callable[[float], Arrived | Told | None],
+        *,
+        silent: bool = False,
+    ) -> Arrived | Told | None:
+        """Wait for something; what the node should know before is told at once.
+
+        Parameters
+        ----------
+        take : gives what there is.
+        silent : a `timeout` that is reached is no error.
+        """
         if self._closed or self.end is not None:
             return None
         limit = self._timeout if timeout is None else timeout
@@ -176,10 +266,10 @@ class Subscription:
         while True:
             self.prepare(all_of_it=hurry)
             with self._link.lock:
-                item = self._incoming.next(time.monotonic())
+                item = take(time.monotonic())
                 if item is None and not self.over:
                     hurry = not self._changed.wait(self.pause(began, until))
-                    item = self._incoming.next(time.monotonic())
+                    item = take(time.monotonic())
                 if item is not None:
                     return item
                 if self.over:
@@ -188,6 +278,8 @@ class Subscription:
             if self.timed_out(until):
                 if timeout is not None:
                     self.end = None
+                    if silent:
+                        return None
                     raise TimedOut(f"nothing came from {self._name} within {timeout:g} s")
                 return None
             if self.doubtful(began):
@@ -278,6 +370,18 @@ class Subscription:
         elif not self._incoming.timed:
             self._incoming.timed = True
             self._link.wake()
+
+    def held(self, arrived: Arrived, lo: int, hi: int) -> Held:
+        """The lease of items `lo` … `hi` - 1 of a run."""
+        if arrived.lease is None:
+            raise BadInput(
+                f"messages of {self._name} are handed out without a lease",
+                hint='ack="manual" in place of "none"',
+            )
+        if self._hand is not None and self._hand._columns.arrived is arrived:
+            # It is settled with something else: the next turn must not do it before.
+            self._hand = None if lo <= self._hand._item < hi else self._hand
+        return Held(self._incoming, arrived.lease, arrived.spans(lo, hi))
 
     def give_back(self, arrived: Arrived, item: int, delay: float, *, counted: bool) -> None:
         """An item is to be offered again."""

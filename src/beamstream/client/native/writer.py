@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -13,15 +14,24 @@ import msgspec
 
 from beamstream import limits
 from beamstream.client.native import packing
-from beamstream.client.native.batching import cut, pack_all
+from beamstream.client.native.batching import cut, pack_all, whole
 from beamstream.client.native.buffers import Buffers
 from beamstream.client.native.faults import again
+from beamstream.client.native.filled import FilledFrame
 from beamstream.client.native.filling import Filling, obtain
 from beamstream.client.native.link import Link
-from beamstream.client.native.outgoing import SMALL_NBYTES, Buffer, Outgoing, Run, check_id
+from beamstream.client.native.origins import Held, Origin, check_held
+from beamstream.client.native.outgoing import (
+    FAULTS_KEPT,
+    SMALL_NBYTES,
+    Buffer,
+    Outgoing,
+    Run,
+    check_id,
+)
 from beamstream.client.native.packing import Meta, digest, pack_meta
 from beamstream.client.native.receipts import Receipt
-from beamstream.client.native.session import State
+from beamstream.client.native.settlements import Settlement, settle
 from beamstream.client.native.spans import of_numbers
 from beamstream.errors import BadInput, Error, LocalProtocolError
 from beamstream.model import Level, check_path
@@ -62,6 +72,8 @@ class Writer:
         self._outgoing: dict[int, Outgoing] = {}
         self._out = self._open(self._level)
         self._memory = Buffers()
+        self._unsettled: set[Settlement] = set()
+        self._refused: deque[Settlement] = deque(maxlen=FAULTS_KEPT)
         self._closed = False
 
     def __repr__(self) -> str:
@@ -121,16 +133,10 @@ class Writer:
         number = 0 if id is None else check_id(id)
         path = packed.name if name is None else name
         out = self._out if level is None else self._open(to_level(level))
-        if nbytes >= SMALL_NBYTES and not path:
-            filling = self._obtain(out, nbytes)
-            if filling is not None:
-                mark = filling.copy_in(buffer)
-                put = self._put(nbytes, mark, number, text, packed.info, "", substream, of)
-                return self._receipt(self._send_filled(out, put, filling), 0, 1)
-        mark = digest(buffer) if nbytes else packing.NO_DIGEST
         if path or substream or of or nbytes >= SMALL_NBYTES:
-            put = self._put(nbytes, mark, number, text, packed.info, path, substream, of)
-            return self._receipt(self._send_run(out, put, buffer, nbytes), 0, 1)
+            put = self._put(nbytes, number, text, packed.info, path, substream, of)
+            return self._receipt(self._send_one(out, put, buffer), 0, 1)
+        mark = digest(buffer) if nbytes else packing.NO_DIGEST
         run, index, due = self._add(out, buffer, mark, text, packed.info, number)
         if due:
             self._link.pump()
@@ -186,6 +192,81 @@ class Writer:
             pieces.append((run, 0, run.count))
         return Receipt(self._link, self._changed, pieces)
 
+    def publish(
+        self,
+        values: Sequence[Any],
+        metas: Sequence[Meta | None] | None = None,
+        *,
+        made: Origin,
+        ids: Sequence[int] | None = None,
+        name: str = "",
+        codec: str = "raw",
+    ) -> Receipt:
+        """Send results, and settle what they were made of: all or nothing, on any crash.
+
+        A result of the same run, input and k that is stored already is not stored again. What is
+        settled stays leased until the receipt has come; refused, it may be refused by the reader
+        in turn (`Message.nack`). Otherwise as `send`.
+
+        Parameters
+        ----------
+        values : arrays or bytes; all are one unit of at most 4,096 messages.
+        metas, ids : one for each, or None.
+        made : what they were made of, and what is settled with them.
+        name : of the file, for a single value.
+
+        Raises
+        ------
+        BadInput, TooLarge : what cannot be sent; then nothing was sent.
+        TimedOut : no room within the writer's `timeout`.
+        """
+        count, out = len(values), self._out
+        if count > out.batch_max or (name and count != 1):
+            raise BadInput(
+                f"{count} results of stream {self._stream.name!r} cannot be published as one unit",
+                hint=f"at most {out.batch_max} at once; a name is for a single one",
+            )
+        origin, held = made.made(count), made.settles
+        check_held(held)
+        self._link.session.check_held(held)
+        if count == 1 and all(column is None or len(column) == 1 for column in (metas, ids)):
+            one = packing.pack(values[0], codec)
+            text = pack_meta(metas[0]) if metas is not None else b""
+            number = check_id(ids[0]) if ids is not None else 0
+            put = self._put(len(one.buffer), number, text, one.info, name or one.name)
+            put = msgspec.structs.replace(put, made=origin)
+            return self._receipt(self._send_one(out, put, one.buffer, held), 0, 1)
+        packed = pack_all(values, metas, ids, codec)
+        put, buffers, nbytes = whole(packed, sum(map(len, made.spans or ())))
+        put = msgspec.structs.replace(put, made=origin)
+        return self._receipt(self._send_run(out, put, buffers, nbytes, held), 0, count)
+
+    def settle(self, held: Sequence[Held], skips: Sequence[tuple[int, int]] = ()) -> Settlement:
+        """Settle what nothing is made of, and return at once; the answer comes later.
+
+        Blocks while many are under way.
+
+        Parameters
+        ----------
+        held : what is acknowledged, or given up.
+        skips : ranges of ids that will never come in this stream, half-open.
+        """
+        stream = self._stream
+        if self._closed:
+            raise LocalProtocolError(f"the writer of {stream} is closed")
+        names, link = (stream.source, stream.name), self._link
+        made = settle(link, *names, held, skips, self._timeout, self._settled)
+        with link.lock:
+            if not made.done():
+                self._unsettled.add(made)
+        return made
+
+    def _settled(self, settlement: Settlement) -> None:
+        self._unsettled.discard(settlement)
+        if settlement.failed:
+            self._refused.append(settlement)
+        self._changed.notify_all()
+
     def frame(
         self, shape: tuple[int, ...] | int, dtype: DTypeLike, meta: Meta | None = None, **how: Any
     ) -> FilledFrame:
@@ -218,7 +299,8 @@ class Writer:
         """Send an array that lies in `filling`."""
         info = packing.pack(array).info
         text, number = pack_meta(meta), 0 if id is None else check_id(id)
-        put = self._put(array.nbytes, filling.digest(), number, text, info, "", substream, of)
+        put = self._put(array.nbytes, number, text, info, "", substream, of)
+        put = msgspec.structs.replace(put, digests=filling.digest())
         return self._receipt(self._send_filled(self._out, put, filling), 0, 1)
 
     def skip(self, ids: Iterable[int] | int) -> None:
@@ -236,14 +318,14 @@ class Writer:
     def _put(
         self,
         nbytes: int,
-        mark: bytes,
         id: int,
         text: bytes,
         info: bytes,
         path: str,
-        substream: int,
-        of: int,
+        substream: int = 0,
+        of: int = 0,
     ) -> Put:
+        """A put of one message, as yet without a digest."""
         if (substream or of) and not (id and 1 <= substream <= of <= limits.DATASET_SIZE_MAX):
             raise BadInput(
                 f"substream {substream} of {of} with id {id or None} is no part of a dataset",
@@ -252,21 +334,39 @@ class Writer:
         if path:
             check_path(path)
         metas = (text,) if text else None
-        return Put(0, 0, 1, (nbytes,), mark, id, None, metas, info, path, substream, of)
+        return Put(0, 0, 1, (nbytes,), b"", id, None, metas, info, path, substream, of)
+
+    def _send_one(self, out: Outgoing, put: Put, buffer: Buffer, held: Sequence[Held] = ()) -> Run:
+        """Send one message that is a frame of its own, through the node's memory if possible."""
+        nbytes = len(buffer)
+        if nbytes >= SMALL_NBYTES and not put.name:
+            filling = self._obtain(out, nbytes)
+            if filling is not None:
+                put = msgspec.structs.replace(put, digests=filling.copy_in(buffer))
+                return self._send_filled(out, put, filling, held)
+        mark = digest(buffer) if nbytes else packing.NO_DIGEST
+        return self._send_run(out, msgspec.structs.replace(put, digests=mark), buffer, nbytes, held)
 
     def _send_run(
-        self, out: Outgoing, put: Put, buffers: Buffer | list[Buffer], nbytes: int
+        self,
+        out: Outgoing,
+        put: Put,
+        buffers: Buffer | list[Buffer],
+        nbytes: int,
+        held: Sequence[Held] = (),
     ) -> Run:
         parts = buffers if isinstance(buffers, list) else [buffers]
         link = self._link
         with link.lock:
             self._wait_for_room(out, put.count, nbytes)
-            if link.session.state is not State.UP and nbytes >= SMALL_NBYTES:
-                # It cannot leave now, and whoever sends it may fill it anew when we are back.
-                parts = [bytes(part) for part in parts]
-            run = out.add_run(put, parts, nbytes)
+            run = out.add_run(put, parts, nbytes, held)
         # Whoever sends large arrays may change them afterwards: they have to be gone by then.
         link.pump(all_of_it=nbytes >= SMALL_NBYTES)
+        if nbytes >= SMALL_NBYTES and not run.tries:
+            with link.lock:
+                if not run.tries and run.left:
+                    # It cannot leave now, and whoever sends it may fill it anew when we are back.
+                    run.buffers = [bytes(part) for part in run.buffers]
         return run
 
     def _obtain(self, out: Outgoing, nbytes: int) -> Filling | None:
@@ -277,7 +377,9 @@ class Writer:
             self._wait_for_room(out, 1, nbytes)
         return obtain(self._link, self._changed, out, nbytes, self._timeout)
 
-    def _send_filled(self, out: Outgoing, put: Put, filling: Filling) -> Run:
+    def _send_filled(
+        self, out: Outgoing, put: Put, filling: Filling, held: Sequence[Held] = ()
+    ) -> Run:
         """Send what is in the node's memory already."""
         link = self._link
         with link.lock:
@@ -285,10 +387,10 @@ class Writer:
                 # The connection broke meanwhile: it goes by the socket.
                 copy = bytes(filling.view)
                 filling.piece.release()
-                run = out.add_run(put, [copy], len(copy))
+                run = out.add_run(put, [copy], len(copy), held)
             else:
                 place = msgspec.structs.replace(put, place=filling.place)
-                run = out.add_run(place, [filling.view], len(filling.view))
+                run = out.add_run(place, [filling.view], len(filling.view), held)
                 run.piece = filling.piece
         link.pump()
         return run
@@ -320,7 +422,7 @@ class Writer:
         return sum(out.messages for out in self._outgoing.values())
 
     def flush(self, timeout: float | None = None) -> None:
-        """Wait until all that was sent has its receipt.
+        """Wait until all that was sent has its receipt, and all that was settled is.
 
         Raises
         ------
@@ -333,8 +435,11 @@ class Writer:
                 out.seal()
         self._link.pump()
         with self._link.lock:
-            what = f"there are no receipts for {self.waiting} messages of {self._stream}"
-            self._link.wait(self._changed, lambda: not self.waiting, timeout, what)
+            count = self.waiting + len(self._unsettled)
+            what = f"there are no receipts for {count} messages of {self._stream}"
+            self._link.wait(
+                self._changed, lambda: not (self.waiting or self._unsettled), timeout, what
+            )
         self.check()
 
     def check(self) -> None:
@@ -344,10 +449,13 @@ class Writer:
             unseen = [fate for fate in fates if not fate.seen]
             for fate in unseen:
                 fate.seen = True
-        if unseen and unseen[0].error is not None:
-            error = again(unseen[0].error)
-            if len(unseen) > 1:
-                error.add_note(f"{len(unseen) - 1} more sends of {self._stream} have failed")
+            refused = [one for one in self._refused if not one.seen]
+            self._refused.clear()
+        found = [fate.error for fate in unseen] + [one.exception() for one in refused]
+        if found and found[0] is not None:
+            error = again(found[0])
+            if len(found) > 1:
+                error.add_note(f"{len(found) - 1} more sends of {self._stream} have failed")
             raise error
 
     def finish(self, last_id: int | None = None, *, next_stream: str = "") -> int:
@@ -394,55 +502,6 @@ class Writer:
                 error.add_note(f"while leaving the writer of {self._stream}: {failed}")
         finally:
             self._end()
-
-
-class FilledFrame:
-    """An array that is filled in place; `receipt` is there after the end of ``with``."""
-
-    def __init__(
-        self,
-        writer: Writer,
-        shape: tuple[int, ...] | int,
-        dtype: DTypeLike,
-        meta: Meta | None,
-        how: dict[str, Any],
-    ) -> None:
-        import numpy as np
-
-        self._writer = writer
-        self._meta = meta
-        self._how = how
-        self.receipt: Receipt | None = None
-        kind = np.dtype(dtype)
-        lengths = (shape,) if isinstance(shape, int) else tuple(shape)
-        nbytes = kind.itemsize
-        for length in lengths:
-            nbytes *= length
-        if not 0 <= nbytes <= limits.PAYLOAD_NBYTES_MAX:
-            raise BadInput(f"an array of shape {lengths} and dtype {kind} cannot be sent")
-        memory, self._filling = writer._fill(nbytes, how)
-        self._array: np.ndarray[Any, Any] | None = np.ndarray(lengths, kind, buffer=memory)
-
-    def __enter__(self) -> np.ndarray[Any, Any]:
-        if self._array is None:
-            raise LocalProtocolError("this frame has been sent; ask the writer for another one")
-        return self._array
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        array, self._array = self._array, None
-        if array is None:
-            return
-        filling, self._filling = self._filling, None
-        if filling is None:
-            if kind is None:
-                self.receipt = self._writer.send(array, self._meta, **self._how)
-            return
-        try:
-            if kind is None:
-                self.receipt = self._writer._sent_in_place(array, self._meta, filling, **self._how)
-        finally:
-            if self.receipt is None:
-                filling.give_back()
 
 
 def to_level(level: Level | str | int | None) -> int:

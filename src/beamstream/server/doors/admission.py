@@ -7,12 +7,17 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from beamstream import limits
+from beamstream.model import Who
 
 
 class Connection(Protocol):
-    """What a door needs of a connection when the node stops."""
+    """What a door needs of a connection.
 
-    def stop(self) -> None: ...
+    One that knows who is at its other end has `client` too: beamtime and `Who`, or None.
+    """
+
+    def stop(self) -> None:
+        """The node stops."""
 
 
 class Admission:
@@ -34,6 +39,13 @@ class Admission:
 
     def __len__(self) -> int:
         return len(self._connections)
+
+    def clients(self) -> Iterator[tuple[str, Who]]:
+        """Who has connections, of doors whose clients say who they are."""
+        for connection in self._connections:
+            known = getattr(connection, "client", None)
+            if known is not None:
+                yield known
 
     def enter(self, connection: Connection) -> bool:
         """Take a new connection, if there is room."""

@@ -90,6 +90,7 @@ class Asked:
         if error is None:
             self.connection.reply(200, b"")
         else:
+            self.services.stats.failed(error)
             self.connection.reply(*status_of(error))
 
 
@@ -257,6 +258,7 @@ async def search(asked: Asked, searches: asyncio.Semaphore) -> None:
         asked.connection.reply(400, b"the query is not UTF-8")
         return
     except Error as error:
+        asked.services.stats.failed(error)
         asked.connection.reply(*status_of(error))
         return
     address = services.address("data", asked.connection.local_host)

@@ -70,6 +70,7 @@ class AsapoHandler:
         except HttpError as error:
             connection.reply(error.status, error.text.encode())
         except Error as error:
+            self._services.stats.failed(error)
             connection.reply(*status_of(error))
 
     def gone(self) -> None:
@@ -88,7 +89,7 @@ class AsapoHandler:
         beamtimes = self._services.beamtimes
         if call.beamtime == AUTO:
             return beamtimes.meant(AUTO, AUTO, grant)
-        if grant.kind == "bt":
+        if grant.kind in ("bt", "nd"):
             check_subject(grant, call.beamtime)
         else:
             check_subject(grant, call.beamtime, beamtimes.beamline_of(call.beamtime))
@@ -119,6 +120,7 @@ class AsapoHandler:
             await services.loop.run_in_executor(services.threads, services.open_records, beamtime)
             self._ask(Asked(services, connection, request, call, beamtime, grant))
         except Error as error:
+            self._services.stats.failed(error)
             connection.reply(*status_of(error))
 
     # ------------------------------------------------------------------ services

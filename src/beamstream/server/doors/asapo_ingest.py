@@ -97,6 +97,12 @@ class IngestConnection(asyncio.BufferedProtocol):
         self._paused = False
         self._answering = False
 
+    @property
+    def client(self) -> tuple[str, Who] | None:
+        """Beamtime and who it is, once that is known."""
+        producer = self._producer
+        return (producer.beamtime, producer.who) if producer is not None else None
+
     # ------------------------------------------------------------------ the socket
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -191,7 +197,7 @@ class IngestConnection(asyncio.BufferedProtocol):
         except Error as error:
             if isinstance(error, ProtocolError) and request.op not in _KNOWN:
                 raise
-            self._refuse(*_code_of(error))
+            self._refuse(*self._told(error))
 
     def _filled(self) -> None:
         put = self._put
@@ -271,13 +277,13 @@ class IngestConnection(asyncio.BufferedProtocol):
                 self._answered,
             )
         except Error as error:
-            self._reply(*_code_of(error))
+            self._reply(*self._told(error))
 
     def _answered(self, answer: Answer) -> None:
         self._put = None
         if answer.error is not None:
             self._services.stats.refused += 1
-            code, text = _code_of(answer.error)
+            code, text = self._told(answer.error)
             self._reply(code, text)
         elif answer.duplicate:
             self._reply(Code.WARNING, f"ignoring duplicate record for id {answer.id}")
@@ -305,7 +311,7 @@ class IngestConnection(asyncio.BufferedProtocol):
             self._waiting_until = 0.0
             self._services.ingest.give_up(self._resume)
             error = CacheFull(f"no room in the cache for {limits.CACHE_WAIT_SECONDS_MAX:g} s")
-            self._refuse(*_code_of(error))
+            self._refuse(*self._told(error))
             self._go_on_reading()
 
     def _go_on_reading(self) -> None:
@@ -368,7 +374,7 @@ class IngestConnection(asyncio.BufferedProtocol):
         if isinstance(folders, NotFound):
             self._reply(Code.AUTHORIZATION_ERROR, _not_authorized(str(folders)))
         elif isinstance(folders, Error):
-            self._reply(*_code_of(folders))
+            self._reply(*self._told(folders))
         elif not self._admission.join(member):
             self._reply(Code.INTERNAL_ERROR, "too many connections of one instance")
         else:
@@ -432,7 +438,7 @@ class IngestConnection(asyncio.BufferedProtocol):
         try:
             self._services.ingest.write_meta(producer, op, self._answered)
         except Error as error:
-            self._reply(*_code_of(error))
+            self._reply(*self._told(error))
 
     # ------------------------------------------------------------------ questions (21.12)
 
@@ -476,6 +482,11 @@ class IngestConnection(asyncio.BufferedProtocol):
         self._services.delete_stream(view, with_meta=with_meta, done=done)
 
     # ------------------------------------------------------------------ answers
+
+    def _told(self, error: Error) -> tuple[int, str]:
+        """What the producer is told of an error, which is counted."""
+        self._services.stats.failed(error)
+        return _code_of(error)
 
     def _refuse(self, code: int, text: str) -> None:
         """Answer with an error once the payload that follows has been dropped."""

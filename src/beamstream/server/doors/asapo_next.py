@@ -68,6 +68,7 @@ class Nexts:
             found = self._take(asked)
         except Error as error:
             self.gone()
+            asked.services.stats.failed(error)
             asked.connection.reply(*status_of(error))
             return
         if isinstance(found, Found):

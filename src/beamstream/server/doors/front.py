@@ -9,15 +9,15 @@ import msgspec
 from beamstream._version import __version__
 from beamstream.server.doors.asapo_http import AsapoHandler
 from beamstream.server.doors.http import HttpConnection, HttpRequest
+from beamstream.server.doors.relay import is_relayed
 from beamstream.server.doors.services import Services
 from beamstream.wire.asapo.routes import SUPPORTED_PROTOCOLS, is_asapo
 from beamstream.wire.native.frames import VERSION
 
 WELL_KNOWN = b"/.well-known/beamstream"
 
-_HELLO = b"""This is a Beamstream node. Programs for ASAPO use this address as their endpoint.
-What else it offers: /.well-known/beamstream
-"""
+# Relative: it is right behind a path prefix, too.
+_PAGE = b"ui/"
 
 
 class FrontHandler:
@@ -31,16 +31,22 @@ class FrontHandler:
         if is_asapo(request.target):
             self._asapo.handle(connection, request)
             return
+        if is_relayed(request.target):
+            self._services.relay.begin(connection, request)
+            return
         path = request.target.partition(b"?")[0]
         if request.method != b"GET":
             connection.reply(405, b"only GET is answered here")
         elif path == WELL_KNOWN:
             document = self._document(connection.local_host)
             connection.reply(200, msgspec.json.encode(document), "application/json")
-        elif path == b"/":
-            connection.reply(200, _HELLO)
+        elif path in (b"/", b"/ui"):
+            connection.redirect(_PAGE)
         else:
             connection.reply(404, b"there is nothing at this address; see " + WELL_KNOWN)
+
+    def wants_headers(self, target: bytes) -> bool:
+        return is_relayed(target)
 
     def gone(self) -> None:
         self._asapo.gone()

@@ -24,20 +24,34 @@ log = structlog.get_logger("http")
 
 
 class HttpRequest:
-    """One request, complete."""
+    """One request, complete. `headers` (names in lower case) only where the handler wants them."""
 
-    __slots__ = ("body", "cookie", "keep_alive", "method", "target")
+    __slots__ = ("body", "cookie", "headers", "keep_alive", "method", "target")
 
     def __init__(self) -> None:
         self.method = b""
         self.target = b""
         self.cookie = b""
         self.body = b""
+        self.headers: list[tuple[bytes, bytes]] = []
         self.keep_alive = True
+
+
+class Tunnel(Protocol):
+    """Who has taken a connection over: all that comes is handed on, whatever it is."""
+
+    def sent(self, data: bytes) -> None: ...
+
+    def pause(self, paused: bool) -> None: ...
+
+    def gone(self) -> None: ...
 
 
 class Handler(Protocol):
     """What answers requests of one connection."""
+
+    def wants_headers(self, target: bytes) -> bool:
+        """Whether all headers of a request are to be kept."""
 
     def handle(self, connection: HttpConnection, request: HttpRequest) -> None:
         """Answer now or later, once, by `connection.reply` or `connection.send`."""
@@ -86,6 +100,7 @@ class HttpConnection(asyncio.Protocol):
         self._request = HttpRequest()
         self._received_nbytes = 0
         self._head_nbytes = 0
+        self._keeps = False
         self._in_head = True
         self._body: list[bytes] = []
         self._body_nbytes = 0
@@ -95,6 +110,7 @@ class HttpConnection(asyncio.Protocol):
         # Of the requests that are complete.
         self._waiting: deque[HttpRequest] = deque()
         self._current: HttpRequest | None = None
+        self._tunnel: Tunnel | None = None
         self._paused = False
         self._closing = False
         self._deadline: asyncio.TimerHandle | None = None
@@ -128,10 +144,16 @@ class HttpConnection(asyncio.Protocol):
         drained, self._on_drained = self._on_drained, None
         if drained is not None:
             drained()
+        tunnel, self._tunnel = self._tunnel, None
+        if tunnel is not None:
+            tunnel.gone()
         self._handler.gone()
 
     def data_received(self, data: bytes) -> None:
         if self._closing:
+            return
+        if self._tunnel is not None:
+            self._tunnel.sent(data)
             return
         self._received_nbytes += len(data)
         try:
@@ -144,6 +166,8 @@ class HttpConnection(asyncio.Protocol):
                 self._fail(400, f"bad request: {error}")
         except httptools.HttpParserUpgrade:
             # The parser stops behind a request that asks for another protocol, which was answered.
+            if self._tunnel is not None:
+                return
             if self._in_request:
                 self._fail(400, "upgrades are not supported")
             else:
@@ -164,9 +188,13 @@ class HttpConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._write_paused = True
+        if self._tunnel is not None:
+            self._tunnel.pause(True)
 
     def resume_writing(self) -> None:
         self._write_paused = False
+        if self._tunnel is not None:
+            self._tunnel.pause(False)
         drained, self._on_drained = self._on_drained, None
         if drained is not None:
             self._cancel_send_deadline()
@@ -202,6 +230,18 @@ class HttpConnection(asyncio.Protocol):
         self._transport.write(_head(status, content_type, len(body), request.keep_alive) + body)
         self._end_of_answer()
 
+    def redirect(self, where: bytes) -> None:
+        """Answer the current request: what it asks for is elsewhere on this node."""
+        request = self._current
+        if request is None or self.closing:
+            return
+        self._transport.write(
+            b"HTTP/1.1 302 Found\r\nLocation: %s\r\nContent-Length: 0\r\n"
+            b"X-Content-Type-Options: nosniff\r\n%s\r\n"
+            % (where, b"" if request.keep_alive else b"Connection: close\r\n")
+        )
+        self._end_of_answer()
+
     def send_head(self, status: int, nbytes: int, content_type: str) -> None:
         """Begin an answer whose body comes in pieces, by `send`."""
         assert self._current is not None
@@ -228,6 +268,34 @@ class HttpConnection(asyncio.Protocol):
         """An answer that was begun cannot be ended: the peer must notice."""
         self._closing = True
         self._transport.abort()
+
+    # ------------------------------------------------------------------ handed over
+
+    def hand_over(self, tunnel: Tunnel) -> None:
+        """From now on all that comes is the tunnel's; requests that wait are dropped."""
+        self._tunnel = tunnel
+        self._waiting.clear()
+        self._cancel_deadline()
+        self._transport.set_write_buffer_limits(limits.HTTP_BODY_NBYTES_MAX)
+
+    def pass_on(self, data: bytes) -> None:
+        """Send what the tunnel has."""
+        if not self._transport.is_closing():
+            self._transport.write(data)
+
+    def pause_reading(self, paused: bool) -> None:
+        if self._transport.is_closing():
+            return
+        if paused:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
+
+    def close(self) -> None:
+        """End the connection when what was sent has left."""
+        self._tunnel = None
+        self._closing = True
+        self._transport.close()
 
     def _end_of_answer(self) -> None:
         request, self._current = self._current, None
@@ -313,6 +381,10 @@ class HttpConnection(asyncio.Protocol):
         if self._head_nbytes > limits.HTTP_HEAD_NBYTES_MAX:
             raise _Refused(431, "request head is too large")
         key = name.lower()
+        if not self._request.headers and self._head_nbytes == len(name) + len(value):
+            self._keeps = self._handler.wants_headers(self._request.target)
+        if self._keeps:
+            self._request.headers.append((key, value))
         if key == b"content-length":
             if self._sized or self._chunked:
                 raise _Refused(400, "more than one length of the body")

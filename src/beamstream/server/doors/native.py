@@ -12,7 +12,7 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final, cast
+from typing import cast
 
 import structlog
 
@@ -48,8 +48,6 @@ from beamstream.store.cache import Slot
 from beamstream.wire.native import frames
 
 log = structlog.get_logger("native")
-
-_SESSION_NBYTES: Final = 16
 
 
 class NativeConnection(asyncio.BufferedProtocol):
@@ -314,7 +312,7 @@ class NativeConnection(asyncio.BufferedProtocol):
             raise RemoteProtocolError("this is not the protocol of Beamstream")
         if hello.version < 1:
             raise RemoteProtocolError(f"version {hello.version} of the protocol is not known")
-        if len(hello.session) != _SESSION_NBYTES:
+        if len(hello.session) != limits.SESSION_NBYTES:
             raise RemoteProtocolError("the number of a session has 16 bytes")
         try:
             grant = self.services.authorizer.grant(hello.token)
@@ -418,6 +416,11 @@ class NativeConnection(asyncio.BufferedProtocol):
         if not self._closed and beamtime != self.beamtime:
             self.goodbye(NotAllowed("the beamline has another beamtime now"), retry=True)
 
+    @property
+    def client(self) -> tuple[str, Who] | None:
+        """Beamtime and who it is, once that is known."""
+        return (self.beamtime, self.who) if self.grant is not None else None
+
     # ------------------------------------------------------------------ an outlet
 
     @property
@@ -469,6 +472,12 @@ class NativeConnection(asyncio.BufferedProtocol):
     def end(self, frame: frames.End) -> None:
         self._in_order(frame.channel, frame)
 
+    def header(self, frame: frames.Header) -> None:
+        self._in_order(frame.channel, frame)
+
+    def settled(self, frame: frames.Settled) -> None:
+        self._in_order(frame.channel, frame)
+
     def failed(self, channel: int, error: Error) -> None:
         self._in_order(channel, frames.Failed(channel, 0, 0, error.code, error.message, error.hint))
 
@@ -496,6 +505,7 @@ class NativeConnection(asyncio.BufferedProtocol):
         if self._closed or self._transport.is_closing():
             return
         if not retry:
+            self.services.stats.failed(error)
             log.warning("connection dropped", peer=self._address, reason=error.message)
         if self._channels is not None:
             self._channels.flush_receipts()

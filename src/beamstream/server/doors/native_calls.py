@@ -17,20 +17,21 @@ from beamstream import limits
 from beamstream._version import __version__
 from beamstream.errors import BadInput, Error, RemoteProtocolError
 from beamstream.model import StreamInfo, check_label
-from beamstream.server.auth import Grant, check_access
+from beamstream.server.auth import ADMIN, Grant, check_access
 from beamstream.server.doors.native_outlet import Loads
 from beamstream.server.doors.native_reads import Reading
+from beamstream.server.doors.native_runs import Tracing
+from beamstream.server.made import Along, check_settles, check_skips
 from beamstream.server.messages import Answer, Producer
 from beamstream.server.streams import View
 from beamstream.store import catalog as ops
-from beamstream.wire.native import calls, frames
+from beamstream.wire.native import calls, frames, sampling
 
 if TYPE_CHECKING:
     from beamstream.server.doors.native import NativeConnection
 
 log = structlog.get_logger("native")
 
-_WRITES = frozenset(("finish", "skip", "meta.set", "stream.delete", "join"))
 _META_MODES = {mode.name.lower(): mode for mode in ops.MetaMode}
 
 
@@ -48,6 +49,7 @@ class Asked:
         self.calls.answered(frames.Reply(self.number, calls.encode(result)))
 
     def fail(self, error: Error) -> None:
+        self.calls.services.stats.failed(error)
         self.calls.answered(frames.CallFailed(self.number, error.code, error.message, error.hint))
 
     def done(self, error: Error | None) -> None:
@@ -78,6 +80,7 @@ class Calls:
         self._too_late: dict[int, Error] = {}
         """Of acknowledgements that asked for no answer, by channel."""
         reading = Reading(self.services, self.beamtime, connection.sender, loads)
+        tracing = Tracing(self.services, self.beamtime)
         self._now: dict[str, Callable[[Asked], None]] = {
             "finish": self._finish,
             "skip": self._skip,
@@ -94,6 +97,12 @@ class Calls:
             "server": self._server,
             "join": self._join,
             "late": self._late,
+            "header": tracing.header,
+            "run.define": tracing.define,
+            "run": tracing.run,
+            "stats": self._stats,
+            "session.end": self._end_session,
+            "beamtimes": self._beamtimes,
         }
         self._later: dict[str, Callable[[Asked], Coroutine[None, None, None]]] = {
             "stream.delete": self._delete_stream,
@@ -103,6 +112,11 @@ class Calls:
             "gaps": reading.gaps,
             "verify": reading.verify,
             "group.dead": reading.dead,
+            "runs": tracing.runs,
+            "origin": tracing.origin,
+            "copy": tracing.copy,
+            "measure": tracing.measure,
+            "group.reopen": tracing.reopen,
         }
 
     # ------------------------------------------------------------------ asking and answering
@@ -112,7 +126,7 @@ class Calls:
         self._begin()
         try:
             params = calls.decode_params(frame.method, frame.params)
-            check_access(self._grant, "write" if frame.method in _WRITES else "read")
+            check_access(self._grant, "write" if frame.method in calls.WRITES else "read")
             asked = Asked(self, frame.number, params)
             now = self._now.get(frame.method)
             later = self._later.get(frame.method)
@@ -209,60 +223,34 @@ class Calls:
         params: calls.Skip = asked.params
         self._who(params)
         view = self._view(params)
-        if not params.ranges or len(params.ranges) > limits.NATIVE_BATCH_MAX:
-            raise BadInput(f"{len(params.ranges)} ranges are not possible in one call")
-        for lo, hi in params.ranges:
-            if not 1 <= lo < hi <= limits.ID_MAX:
-                raise BadInput(f"a range of ids from {lo} to {hi} is not possible")
-        now_ns = time.time_ns()
-        batch = [ops.Skip(params.source, params.stream, lo, hi, now_ns) for lo, hi in params.ranges]
+        count = len(params.ranges)
+        if (not count and not params.settles) or count > limits.NATIVE_BATCH_MAX:
+            raise BadInput(f"{count} ranges are not possible in one call")
+        check_skips(params.ranges)
+        check_settles(params.settles)
+        services = self.services
+        settling = None
+        if params.settles:
+            settling = services.subscriptions.settle(self._connection, params.settles)
+        stream = (self.beamtime, view.source, view.name)
+        along = Along(services.streams, stream, params.ranges, settling)
         view.busy += 1
 
+        def submit() -> None:
+            services.ingest.submit_safe(self.beamtime, (along.unit(),), done)
+
         def done(outcome: Sequence[ops.Result] | Error) -> None:
+            if along.narrowed(outcome, services.catalog):
+                submit()
+                return
             view.busy -= 1
-            self._skipped(asked, batch, outcome)
-
-        self.services.ingest.submit_safe(self.beamtime, batch, done)
-
-    def _skipped(
-        self, asked: Asked, batch: list[ops.Skip], outcome: Sequence[ops.Result] | Error
-    ) -> None:
-        if isinstance(outcome, Error):
-            asked.fail(outcome)
-            return
-        view = self._view(asked.params)
-        refused: list[Error] = []
-        left = len(batch)
-
-        def shown(error: Error | None) -> None:
-            nonlocal left
-            left -= 1
-            if error is not None:
-                refused.append(error)
-            if not left:
-                asked.done(refused[0] if refused else None)
-
-        for op, result in zip(batch, outcome, strict=True):
-            if isinstance(result, ops.Stored):
-                count = op.hi - op.lo
-                self.services.streams.show(
-                    view, result.stream, result.seq, op.hi - 1, None, shown, count
-                )
-            elif isinstance(result, ops.Conflicted | ops.Refused) and not self._known_skip(
-                view, op
-            ):
-                shown(result.error)
+            ended = along.ended(outcome)
+            if isinstance(ended, Error):
+                asked.fail(ended)
             else:
-                shown(None)
+                along.show(asked.done)
 
-    def _known_skip(self, view: View, op: ops.Skip) -> bool:
-        """Whether none of these ids is a message, and none is missing: all were skipped before."""
-        catalog = self.services.catalog
-        if not view.no or catalog.ids(self.beamtime, view.no, op.lo, op.hi, 1):
-            return False
-        return not catalog.gaps(self.beamtime, view.no, op.lo, op.hi, 1) and op.hi <= (
-            view.max_id + 1
-        )
+        submit()
 
     def _set_meta(self, asked: Asked) -> None:
         params: calls.SetMeta = asked.params
@@ -349,6 +337,24 @@ class Calls:
                 beamtimes=(self.beamtime,),
             )
         )
+
+    def _stats(self, asked: Asked) -> None:
+        params: sampling.GetStats = asked.params
+        beamtime = params.beamtime or self.beamtime
+        if beamtime != self.beamtime:
+            check_access(self._grant, ADMIN)
+        asked.reply(self.services.sampling.look(beamtime, streams=params.streams))
+
+    def _beamtimes(self, asked: Asked) -> None:
+        everything = ADMIN in self._grant.access
+        asked.reply(self.services.catalog.beamtimes() if everything else [self.beamtime])
+
+    def _end_session(self, asked: Asked) -> None:
+        params: calls.EndSession = asked.params
+        if len(params.session) != limits.SESSION_NBYTES:
+            raise BadInput(f"the number of a session has {limits.SESSION_NBYTES} bytes")
+        self.services.subscriptions.end_session(self.beamtime, params.session)
+        asked.reply()
 
     # ------------------------------------------------------------------ groups
 

@@ -20,6 +20,7 @@ from beamstream.server.auth import Grant, check_access
 from beamstream.server.doors.native_calls import Calls
 from beamstream.server.doors.native_outlet import Loads
 from beamstream.server.ingest import Wait
+from beamstream.server.made import Settling
 from beamstream.server.messages import Producer
 from beamstream.server.put_checks import check_put
 from beamstream.server.put_jobs import Job, Writer
@@ -127,6 +128,7 @@ class Channels:
             raise
 
     def refuse_put(self, frame: frames.Put, error: Error) -> None:
+        self._services.stats.failed(error)
         count = max(1, min(frame.count, limits.NATIVE_BATCH_MAX))
         self.refused(
             frames.Failed(
@@ -136,6 +138,10 @@ class Channels:
 
     def refused(self, frame: frames.Failed) -> None:
         self._sender.send(frame)
+
+    def settle(self, settles: tuple[frames.Settle, ...]) -> Settling:
+        """By whatever connection the leases came, as long as it is of this session."""
+        return self._services.subscriptions.settle(self._connection, settles)
 
     def receipt(self, frame: frames.Receipt) -> None:
         """Receipts of one turn of the loop that follow each other become one."""
@@ -247,4 +253,5 @@ class Channels:
         self._open[channel] = what
 
     def _failed(self, channel: int, error: Error) -> None:
+        self._services.stats.failed(error)
         self._sender.send(frames.Failed(channel, 0, 0, error.code, error.message, error.hint))

@@ -66,7 +66,7 @@ class Reading:
     async def _by_id(self, view: View, lo: int, hi: int, limit: int) -> list[Item]:
         catalog, no, upto = self._services.catalog, view.no, view.visible_seq
         found = await self._in_thread(catalog.items_by_id, self._beamtime, no, lo, hi, limit)
-        return [_shown(view, item) for item in found if item.seq <= upto]
+        return [self._services.streams.shown(view, item) for item in found if item.seq <= upto]
 
     async def last(self, asked: Asked) -> None:
         """The messages with the largest ids."""
@@ -107,7 +107,7 @@ class Reading:
                 break
             lo, end = max(1, lo - 8 * _PAGE), lo
         found.sort(key=lambda item: item.id)
-        return [_shown(view, item) for item in found[-count:]]
+        return [self._services.streams.shown(view, item) for item in found[-count:]]
 
     async def search(self, asked: Asked) -> None:
         """Messages whose metadata match."""
@@ -298,7 +298,7 @@ class Reading:
             )
             for item in items:
                 parts = item.parts if isinstance(item, Dataset) else (item,)
-                found += [part for part in parts if part.place == Place.FILE and not part.input_seq]
+                found += [part for part in parts if part.place == Place.FILE and not part.shares]
             seq += _PAGE
         return found
 
@@ -335,15 +335,6 @@ def _checked(limit: int) -> int:
     if limit < 1:
         raise BadInput(f"a limit of {limit} messages", hint="at least 1")
     return min(limit, limits.NATIVE_BATCH_MAX)
-
-
-def _shown(view: View, item: Item) -> Item:
-    """Without parts of a dataset that have not reached their level."""
-    if not view.hidden_parts or not isinstance(item, Dataset):
-        return item
-    hidden = view.hidden_parts
-    parts = tuple(part for part in item.parts if (part.id, part.substream) not in hidden)
-    return Dataset(item.seq, item.id, item.expected, item.ready_seq, parts)
 
 
 def _within(items: list[Item], nbytes_max: int) -> list[Item]:

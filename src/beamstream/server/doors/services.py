@@ -12,13 +12,16 @@ from beamstream.errors import Error
 from beamstream.model import StreamInfo, check_label
 from beamstream.server.auth import Authorizer
 from beamstream.server.beamtimes import Beamtimes
+from beamstream.server.copies import Copies
 from beamstream.server.delivery import Deliveries
+from beamstream.server.doors.relay import Relay
 from beamstream.server.ingest import Ingest
 from beamstream.server.joins import Joins
 from beamstream.server.payloads import Payloads
 from beamstream.server.puts import Puts
 from beamstream.server.reads import Reads
 from beamstream.server.roots import Roots
+from beamstream.server.sampling import Sampling
 from beamstream.server.segment_logs import SegmentLogs
 from beamstream.server.shared import SharedMemory
 from beamstream.server.stats import Stats
@@ -62,6 +65,7 @@ class Services:
         puts: Puts,
         subscriptions: Subscriptions,
         joins: Joins,
+        copies: Copies,
         shared: SharedMemory,
         disk_free: Callable[[], int],
         connections: Callable[[], int],
@@ -84,6 +88,7 @@ class Services:
         self.puts = puts
         self.subscriptions = subscriptions
         self.joins = joins
+        self.copies = copies
         self.shared = shared
         self.disk_free = disk_free
         self.connections = connections
@@ -92,6 +97,9 @@ class Services:
         self.unix = ""
         """Path of the Unix socket of the native door; empty while there is none."""
         self.tls = False
+        self.relay: Relay
+        """To the monitor; made by the node."""
+        self.sampling: Sampling
         self.stopping = False
         self.opened: set[str] = set()
         """Beamtimes whose records have been opened; opening waits for the disk."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import msgspec
@@ -33,6 +34,21 @@ def _same(a: Any, b: Any) -> bool:
         return len(a) == len(b) and all(map(_same, a, b))
     # For Python True == 1.
     return isinstance(a, bool) == isinstance(b, bool) and bool(a == b)
+
+
+def fingerprint(document: bytes) -> bytes:
+    """32 bytes that are alike for one JSON object however its keys are ordered and it is spaced.
+
+    Raises `BadMetadata` if it is not an object.
+
+    >>> fingerprint(b'{"a": 1, "b": 2}') == fingerprint(b'{"b":2,"a":1}')
+    True
+    """
+    try:
+        parsed = msgspec.json.decode(document, type=dict[str, Any])
+        return hashlib.sha256(msgspec.json.encode(parsed, order="sorted")).digest()
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadMetadata(f"the document of a run is not a JSON object: {error}") from None
 
 
 def merged(old: bytes, new: bytes) -> bytes:

@@ -139,6 +139,10 @@ class Catalog(abc.ABC):
         """Beamtimes whose records are open."""
         return []
 
+    @abc.abstractmethod
+    def beamtimes(self) -> list[str]:
+        """All beamtimes of which there are records, sorted."""
+
     def wal_nbytes(self, beamtime: str) -> int:
         """Length of the log that is not yet part of the beamtime's file."""
         return 0

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from beamstream.errors import Error
 from beamstream.limits import ID_MAX
-from beamstream.model import Dataset, Item, Record, StreamInfo, check_beamtime
-from beamstream.store.catalog import sqlite_reads
+from beamstream.model import Dataset, Header, Item, Record, Run, StreamInfo, check_beamtime
+from beamstream.store.catalog import sqlite_documents, sqlite_reads
 from beamstream.store.catalog.interface import (
     Catalog,
     GroupState,
@@ -102,6 +102,9 @@ class SqliteCatalog(Catalog):
         """Beamtimes whose files are open."""
         with self._lock:
             return list(self._open)
+
+    def beamtimes(self) -> list[str]:
+        return sorted(path.stem for path in self._folder.glob("*.db"))
 
     def wal_nbytes(self, beamtime: str) -> int:
         """Size of the log: what the next node would read at its start."""
@@ -255,7 +258,29 @@ class SqliteCatalog(Catalog):
         return found
 
     def meta(self, beamtime: str, source: str, stream: str) -> bytes | None:
-        found: bytes | None = self._read(None, sqlite_reads.meta, beamtime, source, stream)
+        found: bytes | None = self._read(None, sqlite_documents.meta, beamtime, source, stream)
+        return found
+
+    def header(self, beamtime: str, source: str, stream: str, version: int) -> Header | None:
+        found: Header | None = self._read(
+            None, sqlite_documents.header, beamtime, source, stream, version
+        )
+        return found
+
+    def run(self, beamtime: str, no: int) -> Run | None:
+        found: Run | None = self._read(None, sqlite_documents.run, beamtime, no)
+        return found
+
+    def runs(self, beamtime: str, before: int, limit: int) -> list[Run]:
+        found: list[Run] = self._read([], sqlite_documents.runs, beamtime, before, limit)
+        return found
+
+    def measure(
+        self, beamtime: str, stream_no: int, lo: int, hi: int, upto_seq: int
+    ) -> list[tuple[int, int, int]]:
+        found: list[tuple[int, int, int]] = self._read(
+            [], sqlite_reads.measure, beamtime, stream_no, lo, hi, upto_seq
+        )
         return found
 
     def search(

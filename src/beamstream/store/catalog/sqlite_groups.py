@@ -1,7 +1,7 @@
 """What claims, marks, acknowledgements and seeks do to the rows of groups.
 
-Nothing of a group is kept in memory: an operation reads the rows that its ranges touch, does its
-arithmetic on `RangeSet`, and writes back those rows only.
+An operation reads the rows that its ranges touch, does its arithmetic on `RangeSet`, and writes
+back those rows only. Of a group only its number is kept in memory, and when it was used last.
 """
 
 from __future__ import annotations
@@ -42,13 +42,14 @@ _WINDOW = (
     "FROM {table} WHERE stream_no = ?1 AND group_no = ?2 AND lo <= ?4 AND lo >= coalesce("
     "(SELECT max(lo) FROM {table} WHERE stream_no = ?1 AND group_no = ?2 AND lo <= ?3), ?3)"
 )
-_STATES = "SELECT lo, hi, state " + _WINDOW.format(table="group_range")
+_STATES = "SELECT lo, hi, state " + _WINDOW.format(table="group_range") + " ORDER BY lo"
 _CLAIMS = "SELECT lo, hi, owner, until_ns " + _WINDOW.format(table="group_claim")
 _SEQ_OF = (
     "SELECT seq FROM message WHERE stream_no = ?1 AND id = ?2 UNION ALL "
     "SELECT seq + ?2 - lo FROM (SELECT lo, last, seq FROM skip WHERE stream_no = ?1 AND lo <= ?2 "
     "ORDER BY lo DESC LIMIT 1) WHERE last >= ?2 LIMIT 1"
 )
+_OPEN_MAX = 4096
 _LOADED_STATES = (State.DONE, State.ACKED, State.DEAD)
 
 
@@ -58,16 +59,39 @@ class Groups:
     def __init__(self, connection: apsw.Connection) -> None:
         self._db = connection
         self._streams = Streams(connection, self.arrived)
+        self._open: dict[str, tuple[int, int]] = {}
+        """Number and last use of groups."""
+        self._used: dict[int, int] = {}
+        """Last uses, by number, that are not in the table yet."""
+        self._members: dict[tuple[int, int], bool] = {}
+        """Streams and groups that belong together, and whether they may have delivery counts."""
 
     @property
     def streams(self) -> Streams:
         return self._streams
 
+    def write_back(self) -> None:
+        """Write all that is still in memory only."""
+        if self._used:
+            self._db.executemany(
+                "UPDATE reader_group SET last_used_ns = ? WHERE no = ?",
+                [(used_ns, no) for no, used_ns in self._used.items()],
+            )
+            self._used.clear()
+        if len(self._open) > _OPEN_MAX or len(self._members) > _OPEN_MAX:
+            self.forget()
+
+    def forget(self) -> None:
+        """Drop what is in memory: the transaction, or a part of it, is rolled back."""
+        self._open.clear()
+        self._used.clear()
+        self._members.clear()
+
     # -------------------------------------------------------------------------- claims
 
     def claim(self, op: Claim) -> Result:
         row = self._streams.make(op.source, op.stream)
-        no, group = row.info.no, self._open(op.group, row, op.now_ns)
+        no, group = row.info.no, self._opened(op.group, row, op.now_ns)
         taken = RangeSet((lo, hi) for lo, hi, _ in self._states(no, group, op.lo, op.hi))
         claims = list(self._db.execute(_CLAIMS, (no, group, op.lo, op.hi)))
         for lo, hi, owner, until_ns in claims:
@@ -133,7 +157,7 @@ class Groups:
                     hint="its claim has expired or was given back; claim again",
                 )
             )
-        group = self._open(op.group, row, op.now_ns)
+        group = self._opened(op.group, row, op.now_ns)
         if op.id_position >= 0:
             self._set_position(no, group, op.id_position)
         if op.counts:
@@ -142,6 +166,7 @@ class Groups:
                 "ON CONFLICT DO UPDATE SET count = excluded.count",
                 [(no, group, s, count) for s, count in op.counts if 0 < s <= row.info.last_seq],
             )
+            self._members[no, group] = True
         stronger = {
             State.DONE: (State.ACKED, State.DEAD),
             State.DEAD: (State.ACKED,),
@@ -171,7 +196,7 @@ class Groups:
             )
         row = self._streams.make(op.source, op.stream)
         no = row.info.no
-        group = self._open(op.group, row, op.now_ns)
+        group = self._opened(op.group, row, op.now_ns)
         wanted = _existing(op.ranges, row)
         early: set[int] = set()
         if op.early_ids:
@@ -197,23 +222,24 @@ class Groups:
                     f"stream {op.stream!r} that do not exist"
                 )
             )
-        self._db.executemany(
-            "INSERT INTO early_ack (stream_no, group_no, id) VALUES (?, ?, ?)",
-            [(no, group, ident) for ident in new_early],
-        )
-        row.early = row.early or bool(new_early)
+        if new_early:
+            self._db.executemany(
+                "INSERT INTO early_ack (stream_no, group_no, id) VALUES (?, ?, ?)",
+                [(no, group, ident) for ident in new_early],
+            )
+            row.early = True
         return Acked(self._change(no, group, wanted, State.ACKED, ()) + len(new_early))
 
     def nack(self, op: Nack) -> Result:
         row = self._streams.make(op.source, op.stream)
-        group = self._open(op.group, row, op.now_ns)
+        group = self._opened(op.group, row, op.now_ns)
         self._change(row.info.no, group, op.ranges, None, ())
         return Done(row.info)
 
     def seek(self, op: Seek) -> Result:
         row = self._streams.make(op.source, op.stream)
         no = row.info.no
-        group = self._open(op.group, row, op.now_ns)
+        group = self._opened(op.group, row, op.now_ns)
         self._set_position(no, group, op.id_position)
         self._change(no, group, _existing(op.done, row), State.DONE, (State.ACKED, State.DEAD))
         self._change(no, group, op.opened, None, ())
@@ -242,6 +268,7 @@ class Groups:
         )
 
     def expire(self, op: Expire) -> Result:
+        self.write_back()
         old: list[Any] = self._db.execute(
             "SELECT no FROM reader_group WHERE last_used_ns < ?1 AND NOT EXISTS ("
             "SELECT 1 FROM group_stream s JOIN group_claim c USING (stream_no, group_no) "
@@ -271,6 +298,8 @@ class Groups:
 
     def _forget(self, group: int, numbers: list[int]) -> None:
         """Forget the group in these streams, and altogether when it is in no other."""
+        self.write_back()
+        self.forget()
         for table, order in STREAM_TABLES:
             if order.startswith("group_no"):
                 self._db.executemany(
@@ -291,26 +320,34 @@ class Groups:
         found = self._db.execute("SELECT no FROM reader_group WHERE name = ?", (group,)).fetchone()
         return found[0] if found else 0
 
-    def _open(self, group: str, row: Row, now_ns: int) -> int:
+    def _opened(self, name: str, row: Row, now_ns: int) -> int:
         """The number of the group, which is created in this stream if need be, and is used now."""
-        found: Any = self._db.execute(
-            "SELECT no, last_used_ns FROM reader_group WHERE name = ?", (group,)
-        ).fetchone()
+        found: Any = self._open.get(name)
+        if found is None:
+            found = self._db.execute(
+                "SELECT no, last_used_ns FROM reader_group WHERE name = ?", (name,)
+            ).fetchone()
         if found is None:
             found = self._db.execute(
                 "INSERT INTO reader_group (name, last_used_ns) VALUES (?, ?) RETURNING no, ?2",
-                (group, now_ns),
+                (name, now_ns),
             ).fetchone()
-        elif found[1] < now_ns:
+        group, used_ns = found
+        if used_ns < now_ns:
+            self._used[group] = now_ns
+        self._open[name] = (group, max(used_ns, now_ns))
+        key = (row.info.no, group)
+        if key not in self._members:
             self._db.execute(
-                "UPDATE reader_group SET last_used_ns = ? WHERE no = ?", (now_ns, found[0])
+                "INSERT INTO group_stream (stream_no, group_no, id_position) VALUES (?, ?, 0) "
+                "ON CONFLICT DO NOTHING",
+                key,
             )
-        self._db.execute(
-            "INSERT INTO group_stream (stream_no, group_no, id_position) VALUES (?, ?, 0) "
-            "ON CONFLICT DO NOTHING",
-            (row.info.no, found[0]),
-        )
-        return int(found[0])
+            counted = self._db.execute(
+                "SELECT 1 FROM delivery_count WHERE stream_no = ? AND group_no = ? LIMIT 1", key
+            ).fetchone()
+            self._members[key] = counted is not None
+        return int(group)
 
     def _set_position(self, no: int, group: int, ident: int) -> None:
         self._db.execute(
@@ -347,32 +384,37 @@ class Groups:
             if hi <= lo:
                 continue
             there = self._states(no, group, lo, hi)
-            sets = {s: RangeSet((a, b) for a, b, t in there if t == s) for s in _LOADED_STATES}
-            wanted = RangeSet(((lo, hi),))
-            for other in stronger:
-                wanted -= sets[other]
-            for other, ranges_of_other in sets.items():
-                if other != state:
-                    sets[other] = ranges_of_other - wanted
-            if state is not None:
-                before = len(sets[state])
-                sets[state] |= wanted
-                changed += len(sets[state]) - before
-            new = {(a, b, int(s)) for s, part in sets.items() for a, b in part}
-            old = set(there)
-            # DELETE first: a row that changes its end keeps its key.
+            if state is not None and all(row[2] == state for row in there):
+                # What it overlaps or touches becomes one with it.
+                before = sum(max(0, min(b, hi) - max(a, lo)) for a, b, _ in there)
+                changed += hi - lo - before
+                start = min(lo, there[0][0]) if there else lo
+                end = max(hi, there[-1][1]) if there else hi
+                new = {(start, end, int(state))}
+            else:
+                new, count = _changed(there, lo, hi, state, stronger)
+                changed += count
+            self._write_states(no, group, set(there), new)
+            if state is State.ACKED and self._members.get((no, group), True):
+                self._drop_counts(no, group, lo, hi)
+        return changed
+
+    def _write_states(
+        self, no: int, group: int, old: set[tuple[int, int, int]], new: set[tuple[int, int, int]]
+    ) -> None:
+        # A row that changes its end keeps its key.
+        gone = {row[0] for row in old} - {row[0] for row in new}
+        if gone:
             self._db.executemany(
                 "DELETE FROM group_range WHERE stream_no = ? AND group_no = ? AND lo = ?",
-                [(no, group, row[0]) for row in old - new],
+                [(no, group, lo) for lo in gone],
             )
+        if new != old:
             self._db.executemany(
-                "INSERT INTO group_range (stream_no, group_no, lo, hi, state) "
+                "INSERT OR REPLACE INTO group_range (stream_no, group_no, lo, hi, state) "
                 "VALUES (?, ?, ?, ?, ?)",
                 [(no, group, *row) for row in new - old],
             )
-            if state is State.ACKED:
-                self._drop_counts(no, group, lo, hi)
-        return changed
 
     def _drop_counts(self, no: int, group: int, lo: int, hi: int) -> None:
         self._db.execute(
@@ -395,6 +437,29 @@ class Groups:
             "SELECT count(*) FROM early_ack WHERE stream_no = ? AND group_no = ?", (no, group)
         ).get
         return count
+
+
+def _changed(
+    there: list[tuple[int, int, int]],
+    lo: int,
+    hi: int,
+    state: State | None,
+    stronger: tuple[State, ...],
+) -> tuple[set[tuple[int, int, int]], int]:
+    """The rows that take the place of `there`, and how many seqs have come into the state."""
+    sets = {s: RangeSet((a, b) for a, b, t in there if t == s) for s in _LOADED_STATES}
+    wanted = RangeSet(((lo, hi),))
+    for other in stronger:
+        wanted -= sets[other]
+    for other, ranges_of_other in sets.items():
+        if other != state:
+            sets[other] = ranges_of_other - wanted
+    count = 0
+    if state is not None:
+        before = len(sets[state])
+        sets[state] |= wanted
+        count = len(sets[state]) - before
+    return {(a, b, int(s)) for s, part in sets.items() for a, b in part}, count
 
 
 def _existing(ranges: Iterable[tuple[int, int]], row: Row) -> RangeSet:

@@ -18,6 +18,7 @@ from beamstream.store.catalog.interface import (
 from beamstream.store.catalog.sqlite_producers import NO_ID
 from beamstream.store.catalog.sqlite_refusals import (
     bad_id,
+    bad_result,
     bad_sequence,
     bad_size,
     conflict,
@@ -25,6 +26,7 @@ from beamstream.store.catalog.sqlite_refusals import (
     finished,
     what,
 )
+from beamstream.store.catalog.sqlite_results import Results, possible
 from beamstream.store.catalog.sqlite_streams import RECORD_VALUES, Row, Streams
 
 _BY_ID = (
@@ -36,30 +38,43 @@ _BY_ID = (
 class Puts:
     """Messages into the streams of one beamtime, as the transaction that is open sees them."""
 
-    def __init__(self, connection: apsw.Connection, streams: Streams) -> None:
+    def __init__(self, connection: apsw.Connection, streams: Streams, results: Results) -> None:
         self._db = connection
         self._streams = streams
         self._producers = streams.producers
+        self._results = results
 
     # --------------------------------------------------------------------- one message
 
     def put(self, op: Put) -> Result:
-        if op.producer:
-            return self._put_counted(op)
-        return self._put_part(op) if op.substream or op.expected else self._put_single(op)
-
-    def _put_counted(self, op: Put) -> Result:
-        if not countable(op.producer, op.sequence, 1):
+        if op.producer and not countable(op.producer, op.sequence, 1):
             return Refused(bad_sequence(op))
+        made = self._made_before(op) if op.input_seq or op.result_k >= 0 else None
         single = not (op.substream or op.expected)
-        row = self._streams.find(op.source, op.stream)
-        if row is not None and single and op.id == 0:
-            known = self._producers.runs(row.info.no, op.producer).id_of(op.sequence)
-            if known is not None:
-                return self._sent_before(row, op, known)
-        result = self._put_single(op) if single else self._put_part(op)
+        if op.producer:
+            return self._put_counted(op, made, single)
+        return made or (self._put_single(op) if single else self._put_part(op))
+
+    def _made_before(self, op: Put) -> Result | None:
+        """The answer to a result that is there, or one that cannot be."""
+        if not possible(op.input_seq, op.result_k):
+            return Refused(bad_result(op))
+        row = self._streams.find(op.source, op.stream) if op.result_k >= 0 else None
+        found = self._results.find(row, op) if row else None
+        return Duplicate(row.info, found.id, found) if row and found else None
+
+    def _put_counted(self, op: Put, result: Result | None, single: bool) -> Result:
+        """As `put`, for a producer that counts; `result` is the answer if there is one already."""
+        automatic = single and op.id == 0
+        if result is None:
+            row = self._streams.find(op.source, op.stream) if automatic else None
+            if row is not None:
+                known = self._producers.runs(row.info.no, op.producer).id_of(op.sequence)
+                if known is not None:
+                    return self._sent_before(row, op, known)
+            result = self._put_single(op) if single else self._put_part(op)
         if isinstance(result, Stored | Duplicate):
-            ident = NO_ID if op.id else result.id
+            ident = result.id if automatic else NO_ID
             self._producers.store(
                 result.stream.no, op.producer, op.sequence, op.sequence + 1, ident, op.timestamp_ns
             )
@@ -107,7 +122,8 @@ class Puts:
         return Stored(stream, seq, ident)
 
     def _found(self, no: int, ident: int, substream: int) -> Record | None:
-        self._streams.flush()
+        if (no, ident, substream) in self._streams.messages:
+            self._streams.flush()
         found = self._db.execute(_BY_ID, (no, ident, substream)).fetchone()
         return None if found is None else Record(*found)
 
@@ -125,9 +141,19 @@ class Puts:
         return None
 
     def grow(
-        self, row: Row, timestamp_ns: int, ident: int, seq: int, ready_seq: int, datasets: bool
+        self,
+        row: Row,
+        timestamp_ns: int,
+        ident: int,
+        seq: int,
+        ready_seq: int,
+        datasets: bool,
+        first: int = 0,
     ) -> StreamInfo:
-        """One item more, of the largest id or not; or several, to the id and seq of the last."""
+        """One item more, of the largest id or not; or several, of ids that ascend from `first`.
+
+        `ident` and `seq` are then those of the last.
+        """
         i = row.info
         last_ns = i.last_ns
         if ident > row.top_id:
@@ -138,20 +164,22 @@ class Puts:
         info = StreamInfo(
             i.no, i.source, i.name, seq, ready_seq, i.skipped, ident if newest else i.max_id,
             i.created_ns if i.count or i.last_id >= 0 else timestamp_ns, last_ns, i.last_id,
-            i.next_stream, datasets, i.in_order and newest, i.persistent,
+            i.next_stream, datasets, i.in_order and (first or ident) > i.max_id, i.persistent,
         )  # fmt: skip
         self._streams.become(row, info)
         return info
 
     def _add(self, row: Row, op: Put, ident: int, seq: int) -> None:
-        self._streams.messages.append(
-            (
+        key = (row.info.no, ident, op.substream)
+        self._streams.messages[key] = (
                 row.info.no, seq, ident, op.substream, op.name, op.size, op.digest, op.meta,
                 op.timestamp_ns, op.arrived_ns, op.mode, op.level, op.place, op.root, op.node,
                 op.boot, op.run, op.segment, op.position, op.info, op.input_source,
-                op.input_stream, op.input_seq,
-            )
+                op.input_stream, op.input_seq, op.result_k if op.result_k >= 0 else None, op.span,
         )  # fmt: skip
+        if op.result_k >= 0:
+            row.top_input = max(row.top_input, op.input_seq)
+            self._streams.results.add((row.info.no, op.input_seq, op.result_k))
 
     # ------------------------------------------------------------------ parts of datasets
 

@@ -74,6 +74,12 @@ _GAPS = (
     "SELECT lo, last FROM skip WHERE stream_no = ?1 AND last >= ?2 AND lo <= ?3 UNION ALL "
     "SELECT ?4, ?4 WHERE ?4 IS NOT NULL ORDER BY 1)) WHERE lo > before + 1 LIMIT ?5"
 )
+# Sizes in two halves: metadata-only messages may say any, and SQLite's sum ends at 2^63.
+_MEASURE = (
+    "SELECT place, count(*), sum(size >> 32), sum(size & 0xffffffff) FROM message "
+    f"WHERE stream_no = ?1 AND id >= ?2 AND id <= ?3 AND seq <= ?4 AND {_ALIVE} "
+    "GROUP BY place ORDER BY place"
+)
 _TIME_OF = (
     "SELECT seq, timestamp_ns FROM message WHERE stream_no = ? AND seq >= ? AND seq <= ? "
     "ORDER BY seq LIMIT 1"
@@ -236,11 +242,11 @@ def file(db: apsw.Connection, name: str) -> tuple[str, str, Record] | None:
     return None if row is None else (row[0], row[1], Record(*row[2:]))
 
 
-def meta(db: apsw.Connection, source: str, name: str) -> bytes | None:
-    row = db.execute(
-        "SELECT document FROM meta WHERE source = ? AND stream = ?", (source, name)
-    ).fetchone()
-    return None if row is None else row[0]
+def measure(
+    db: apsw.Connection, no: int, lo: int, hi: int, upto_seq: int
+) -> list[tuple[int, int, int]]:
+    rows = db.execute(_MEASURE, (no, *_ids_between(lo, hi), min(upto_seq, ID_MAX)))
+    return [(place, count, (high << 32) + low) for place, count, high, low in rows]
 
 
 def search(

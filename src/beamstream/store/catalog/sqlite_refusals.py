@@ -59,6 +59,13 @@ def bad_batch(op: PutMany, why: str) -> BadInput:
     return BadInput(f"a batch for stream {op.stream!r} of source {op.source!r} {why}")
 
 
+def bad_result(op: Put) -> BadInput:
+    return BadInput(
+        f"{what(op, op.id)} is result {op.result_k} of input {op.input_seq}, which cannot be",
+        hint="inputs are counted from 1, their results from 0",
+    )
+
+
 def bad_size(op: Put, ident: int) -> TooLarge:
     return TooLarge(f"{what(op, ident)} cannot have {op.size} bytes")
 

@@ -144,6 +144,29 @@ CREATE TABLE producer_run (
 ) WITHOUT ROWID;
 """
 
+# Existing metadata become the first of their versions. What is no result is not in the index.
+_THIRD: Final = """
+ALTER TABLE message ADD COLUMN span BLOB NOT NULL DEFAULT x'';
+CREATE INDEX message_result ON message (stream_no, input_seq, result_k)
+    WHERE result_k IS NOT NULL;
+CREATE TABLE run (
+    no INTEGER PRIMARY KEY AUTOINCREMENT,
+    digest BLOB NOT NULL UNIQUE,
+    document BLOB NOT NULL,
+    created_ns INTEGER NOT NULL
+);
+ALTER TABLE meta ADD COLUMN version INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE meta ADD COLUMN changed_ns INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE meta_version (
+    source TEXT NOT NULL,
+    stream TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    document BLOB NOT NULL,
+    changed_ns INTEGER NOT NULL,
+    PRIMARY KEY (source, stream, version)
+) WITHOUT ROWID;
+"""
+
 
 def _create(connection: apsw.Connection) -> None:
     connection.execute(_FIRST)
@@ -154,9 +177,17 @@ def _add_segments_and_producers(connection: apsw.Connection) -> None:
     connection.execute(_SECOND)
 
 
+def _add_results_runs_and_versions(connection: apsw.Connection) -> None:
+    connection.execute(_THIRD)
+
+
 Migration = Callable[[apsw.Connection], None]
 
-MIGRATIONS: Final[tuple[Migration, ...]] = (_create, _add_segments_and_producers)
+MIGRATIONS: Final[tuple[Migration, ...]] = (
+    _create,
+    _add_segments_and_producers,
+    _add_results_runs_and_versions,
+)
 """The n-th function turns a file of version n into one of version n + 1; only ever appended to."""
 
 VERSION: Final = len(MIGRATIONS)

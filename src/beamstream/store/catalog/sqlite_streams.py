@@ -36,13 +36,14 @@ STREAM_COLUMNS = (
 )
 RECORD_COLUMNS = (
     "seq, id, substream, name, size, digest, meta, timestamp_ns, arrived_ns, mode, level, place, "
-    "root, node, boot, run, segment, position, info, input_source, input_stream, input_seq"
+    "root, node, boot, run, segment, position, info, input_source, input_stream, input_seq, "
+    "result_k, span"
 )
 # Rows of the first version of the tables have no input.
 RECORD_VALUES = RECORD_COLUMNS.replace(
-    "input_source, input_stream, input_seq",
+    "input_source, input_stream, input_seq, result_k",
     "coalesce(input_source, '') AS input_source, coalesce(input_stream, '') AS input_stream, "
-    "coalesce(input_seq, 0) AS input_seq",
+    "coalesce(input_seq, 0) AS input_seq, coalesce(result_k, -1) AS result_k",
 )
 RECORD_COLUMN_COUNT = RECORD_COLUMNS.count(",") + 1
 _INSERT = (
@@ -51,6 +52,8 @@ _INSERT = (
 )
 _FIND = (
     f"SELECT {STREAM_COLUMNS}, top_id, "  # noqa: S608
+    "coalesce((SELECT input_seq FROM message INDEXED BY message_result WHERE stream_no = no "
+    "AND result_k IS NOT NULL ORDER BY input_seq DESC LIMIT 1), 0), "
     "EXISTS (SELECT 1 FROM early_ack WHERE stream_no = no) "
     "FROM stream WHERE source = ? AND name = ? AND dead = 0"
 )
@@ -68,17 +71,21 @@ def stream_info(row: tuple[Any, ...]) -> StreamInfo:
 
 
 class Row:
-    """One stream, and two things that only the writer needs.
+    """One stream, and three things that only the writer needs.
 
-    `top_id` is the largest id of a message (`max_id` counts skips too); `early` says that some
-    group has acknowledged an id that was not there yet.
+    `top_id` is the largest id of a message (`max_id` counts skips too); `top_input` the largest
+    seq of an input of which there are results; `early` says that some group has acknowledged an
+    id that was not there yet.
     """
 
-    __slots__ = ("early", "info", "top_id")
+    __slots__ = ("early", "info", "top_id", "top_input")
 
-    def __init__(self, info: StreamInfo, top_id: int = 0, early: bool = False) -> None:
+    def __init__(
+        self, info: StreamInfo, top_id: int = 0, top_input: int = 0, early: bool = False
+    ) -> None:
         self.info = info
         self.top_id = top_id
+        self.top_input = top_input
         self.early = early
 
 
@@ -102,8 +109,10 @@ class Streams:
         self._rows: dict[tuple[str, str], Row] = {}
         self._touched: dict[int, Row] = {}
         self.producers = Producers(connection)
-        self.messages: list[tuple[object, ...]] = []
-        """Rows of `_INSERT` that are not in the table yet."""
+        self.messages: dict[tuple[int, int, int], tuple[object, ...]] = {}
+        """Rows of `_INSERT` that are not in the table yet, by stream, id and substream."""
+        self.results: set[tuple[int, int, int]] = set()
+        """Stream, seq of the input and k of those of them that are results."""
 
     # ------------------------------------------------------------------ rows in memory
 
@@ -113,7 +122,7 @@ class Streams:
             found = self._db.execute(_FIND, (source, stream)).fetchone()
             if found is None:
                 return None
-            row = Row(stream_info(found[:14]), found[14], bool(found[15]))
+            row = Row(stream_info(found[:14]), found[14], found[15], bool(found[16]))
             self._rows[source, stream] = row
         return row
 
@@ -130,8 +139,9 @@ class Streams:
     def flush(self) -> None:
         """Insert the messages that were collected."""
         if self.messages:
-            self._db.executemany(_INSERT, self.messages)
+            self._db.executemany(_INSERT, self.messages.values())
             self.messages.clear()
+            self.results.clear()
 
     def write_back(self) -> None:
         """Write all that is still in memory only."""
@@ -164,6 +174,7 @@ class Streams:
         self._rows.clear()
         self._touched.clear()
         self.messages.clear()
+        self.results.clear()
         self.producers.forget()
 
     # ----------------------------------------------------------------------- operations
@@ -174,6 +185,8 @@ class Streams:
         if not 1 <= lo <= last <= limits.ID_MAX:
             return Refused(BadInput(f"{where} are not a range of ids"))
         row = self.find(op.source, op.stream)
+        if op.again and row is not None and self._all_skipped(row, lo, last):
+            return Duplicate(row.info, last)
         if row is not None and 0 <= row.info.last_id < last:
             return Refused(finished(op.stream, last, row.info.last_id))
         if (row.info.last_seq if row else 0) + op.hi - lo >= END_OF_SEQS:
@@ -212,6 +225,19 @@ class Streams:
             (no, last),
         ).fetchone()
         return found is not None and found[0] >= lo
+
+    def _all_skipped(self, row: Row, lo: int, last: int) -> bool:
+        """Whether every id from `lo` to `last` is skipped."""
+        if not row.info.skipped:
+            return False
+        # No two ranges of skips overlap.
+        rows: Any = self._db.execute(
+            "SELECT max(lo, ?2), min(last, ?3) FROM skip WHERE stream_no = ?1 AND lo <= ?3 "
+            "AND lo >= coalesce((SELECT max(lo) FROM skip WHERE stream_no = ?1 AND lo <= ?2), ?2)",
+            (row.info.no, lo, last),
+        )
+        count: int = sum(max(0, b - a + 1) for a, b in rows)
+        return count == last - lo + 1
 
     def finish(self, op: Finish) -> Result:
         if not 0 <= op.last_id <= limits.ID_MAX:
@@ -257,9 +283,11 @@ class Streams:
         self._db.execute("UPDATE stream SET dead = no WHERE no = ?", (row.info.no,))
         self._rows.pop((op.source, op.stream), None)
         if op.with_meta:
-            self._db.execute(
-                "DELETE FROM meta WHERE source = ? AND stream = ?", (op.source, op.stream)
-            )
+            for table in ("meta", "meta_version"):
+                self._db.execute(
+                    f"DELETE FROM {table} WHERE source = ? AND stream = ?",  # noqa: S608
+                    (op.source, op.stream),
+                )
         return Done(row.info)
 
     def set(self, row: Row, **changes: object) -> None:

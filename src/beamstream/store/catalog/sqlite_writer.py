@@ -8,22 +8,18 @@ from typing import Any
 
 import apsw
 
-from beamstream.errors import BadMetadata, Conflict, NotFound, TooLarge
-from beamstream.limits import STREAM_META_NBYTES_MAX
-from beamstream.store.catalog.documents import merged
 from beamstream.store.catalog.interface import (
     Ack,
     AlreadyAcked,
     Claim,
     Conflicted,
+    DefineRun,
     DeleteGroup,
     DeleteStream,
-    Done,
     Expire,
     Finish,
     Mark,
     Meta,
-    MetaMode,
     Nack,
     Op,
     Persist,
@@ -39,12 +35,18 @@ from beamstream.store.catalog.interface import (
     Unit,
 )
 from beamstream.store.catalog.sqlite_batches import Batches
+from beamstream.store.catalog.sqlite_documents import Documents
 from beamstream.store.catalog.sqlite_file import BeamtimeFile, translate
 from beamstream.store.catalog.sqlite_groups import Groups
 from beamstream.store.catalog.sqlite_puts import Puts
+from beamstream.store.catalog.sqlite_results import Results
 from beamstream.store.catalog.sqlite_schema import STREAM_TABLES
 
 _FAILURES = (Conflicted, Refused, AlreadyAcked)
+
+
+class _UnitFailed(Exception):
+    """A unit failed in a transaction without savepoints."""
 
 
 class Writer:
@@ -54,16 +56,20 @@ class Writer:
         self.file = file
         self.lock = threading.Lock()
         self.closed = False
+        self._careful = False
         self._db = file.writer
         self._groups = Groups(file.writer)
         self._streams = self._groups.streams
-        puts = Puts(file.writer, self._streams)
+        documents = Documents(file.writer, self._streams)
+        results = Results(file.writer, self._streams)
+        puts = Puts(file.writer, self._streams, results)
         self._do: dict[type, Callable[[Any], Result]] = {
             Put: puts.put,
-            PutMany: Batches(file.writer, self._streams, puts).put_many,
+            PutMany: Batches(file.writer, self._streams, puts, results).put_many,
             Skip: self._streams.skip,
             Finish: self._streams.finish,
-            Meta: self._meta,
+            Meta: documents.meta,
+            DefineRun: documents.define_run,
             Persist: self._streams.persist,
             DeleteStream: self._streams.delete,
             Claim: self._groups.claim,
@@ -79,6 +85,18 @@ class Writer:
         }
 
     def apply(self, ops: Sequence[Op]) -> list[Result]:
+        # Units hardly ever fail. So they are tried without savepoints, each of which would have
+        # all that is in memory written first; if one fails, all is done again with them.
+        try:
+            return self._transaction(ops)
+        except _UnitFailed:
+            self._careful = True
+            try:
+                return self._transaction(ops)
+            finally:
+                self._careful = False
+
+    def _transaction(self, ops: Sequence[Op]) -> list[Result]:
         do = self._do
         try:
             self._begin()
@@ -121,14 +139,22 @@ class Writer:
             raise self.file.failed
         self._db.execute("BEGIN IMMEDIATE")
 
-    def _commit(self) -> None:
+    def _write_back(self) -> None:
         self._streams.write_back()
+        self._groups.write_back()
+
+    def _forget(self) -> None:
+        self._streams.forget()
+        self._groups.forget()
+
+    def _commit(self) -> None:
+        self._write_back()
         self._db.execute("COMMIT")
 
     def _roll_back(self, error: BaseException) -> None:
         """Undo the transaction; raises the error of ours for one of SQLite's."""
         file = self.file
-        self._streams.forget()
+        self._forget()
         if self._db.in_transaction:
             self._db.execute("ROLLBACK")
         if isinstance(error, apsw.IOError):
@@ -137,52 +163,24 @@ class Writer:
             raise translate(error, file.path) from error
 
     def _unit(self, op: Unit) -> Result:
-        # Everything in memory goes to the database first: then rolling back is forgetting.
-        self._streams.write_back()
-        self._db.execute("SAVEPOINT unit")
+        if self._careful:
+            # Everything in memory goes to the database first: then rolling back is forgetting.
+            self._write_back()
+            self._db.execute("SAVEPOINT unit")
         results = tuple([self._do[type(part)](part) for part in op.ops])
-        self._streams.write_back()
-        if _failed(results):
-            self._streams.forget()
-            self._db.execute("ROLLBACK TO unit")
-        self._db.execute("RELEASE unit")
+        failed = _failed(results)
+        if self._careful:
+            if failed:
+                self._forget()
+                self._db.execute("ROLLBACK TO unit")
+            self._db.execute("RELEASE unit")
+        elif failed:
+            raise _UnitFailed
         return results
 
     def _expire(self, op: Expire) -> Result:
         self._streams.producers.expire(op.before_ns)
         return self._groups.expire(op)
-
-    def _meta(self, op: Meta) -> Result:
-        found = self._db.execute(
-            "SELECT document FROM meta WHERE source = ? AND stream = ?", (op.source, op.stream)
-        ).fetchone()
-        of = f"stream {op.stream!r}" if op.stream else "the beamtime"
-        document = op.document
-        if op.mode is MetaMode.INSERT:
-            if found:
-                return Refused(
-                    Conflict(f"{of} of source {op.source!r} has metadata", hint="replace or update")
-                )
-        elif not found and not op.upsert:
-            return Refused(NotFound(f"{of} of source {op.source!r} has no metadata to change"))
-        elif found and op.mode is MetaMode.UPDATE:
-            try:
-                document = merged(found[0], document)
-            except BadMetadata as error:
-                return Refused(error)
-        if len(document) > STREAM_META_NBYTES_MAX:
-            return Refused(
-                TooLarge(
-                    f"metadata of {of} would have {len(document)} bytes, "
-                    f"{STREAM_META_NBYTES_MAX} are allowed"
-                )
-            )
-        self._db.execute(
-            "INSERT OR REPLACE INTO meta (source, stream, document) VALUES (?, ?, ?)",
-            (op.source, op.stream, document),
-        )
-        row = self._streams.find(op.source, op.stream) if op.stream else None
-        return Done(row.info if row else None)
 
 
 def _failed(results: tuple[Result, ...]) -> bool:

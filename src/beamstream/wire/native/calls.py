@@ -14,13 +14,11 @@ import msgspec
 from beamstream.errors import RemoteProtocolError
 from beamstream.wire.native.batches import Batch
 from beamstream.wire.native.frames import Settle
+from beamstream.wire.native.params import Params as Params
+from beamstream.wire.native.sampling import GetStats, Stats
 
 Ranges = tuple[tuple[int, int], ...]
 """Half-open ranges, ascending."""
-
-
-class Params(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of all parameters; `method` is the name on the wire."""
 
 
 class OfStream(Params, frozen=True, kw_only=True):
@@ -315,6 +313,20 @@ class Reopen(OfStream, frozen=True, kw_only=True):
     hi: int
 
 
+class ListBeamtimes(Params, frozen=True, kw_only=True):
+    """Beamtimes of which there are records; all with the right `admin`. Result: list of names."""
+
+
+class EndSession(Params, frozen=True, kw_only=True):
+    """A client that is known to be dead will not come again: what it held is offered at once.
+
+    `session` is what it said in its `Hello`; it must be of the same beamtime and token. One that is
+    connected, or unknown, is left alone. Result: None.
+    """
+
+    session: bytes
+
+
 # ------------------------------------------------------------------------------- groups
 
 
@@ -469,6 +481,9 @@ METHODS: Final[dict[str, tuple[type[Any], Any]]] = {
     "copy": (Copy, Copied),
     "measure": (Measure, Measured),
     "group.reopen": (Reopen, int),
+    "stats": (GetStats, Stats),
+    "session.end": (EndSession, None),
+    "beamtimes": (ListBeamtimes, list[str]),
 }
 """Method -> type of its parameters and of its result."""
 

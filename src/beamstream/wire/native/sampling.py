@@ -10,6 +10,8 @@ from typing import Annotated
 
 import msgspec
 
+from beamstream.wire.native.params import Params
+
 ROWS_MAX = 1_000
 """Rows of one kind in one answer; the newest come first."""
 
@@ -63,13 +65,12 @@ class EdgeStat(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StreamStat(msgspec.Struct, frozen=True, kw_only=True):
-    """A stream that changed. `nbytes`: of what came since the node was started."""
+    """A stream that somebody uses."""
 
     beamtime: str
     source: str
     stream: str
     count: int
-    nbytes: int
     max_id: int
     last_id: int
     skipped: int
@@ -80,8 +81,8 @@ class StreamStat(msgspec.Struct, frozen=True, kw_only=True):
 class GroupStat(msgspec.Struct, frozen=True, kw_only=True):
     """A group in a stream, of those that somebody uses.
 
-    `open`: messages that are not handed out. `oldest_ns`: arrival of the oldest one that is open or
-    leased, 0 without any. `oldest_cached`: whether its payload is in the cache.
+    `open`: messages that are not handed out; `oldest_ns`: arrival of the oldest of them, 0 without
+    any. `leased_s`: since the oldest lease was given.
     """
 
     beamtime: str
@@ -93,20 +94,17 @@ class GroupStat(msgspec.Struct, frozen=True, kw_only=True):
     dead: int
     redelivered: int
     oldest_ns: int
-    leased_since_s: float
+    leased_s: float
     members: tuple[str, ...]
 
 
 class BeamtimeStat(msgspec.Struct, frozen=True, kw_only=True):
-    """`cache_nbytes`: what it has of the cache; `oldest_cached_ns`: arrival of its oldest payload
-    there, 0 for none."""
+    """`cache_used_nbytes`: what it has in the cache; `cache_share_nbytes`: what it may have."""
 
     beamtime: str
     streams: int
-    messages: int
-    nbytes: int
-    cache_nbytes: int
-    oldest_cached_ns: int
+    cache_used_nbytes: int
+    cache_share_nbytes: int
 
 
 class LimitStat(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,9 +145,18 @@ class NodeStat(msgspec.Struct, frozen=True, kw_only=True):
     cache_misses: int
     files: int
     files_nbytes: int
-    log_nbytes: int
     connections: dict[str, int]
     """By door."""
+
+
+class GetStats(Params, frozen=True, kw_only=True):
+    """Counters of the connection's beamtime, or (`beamtime` "*", with the right `admin`) of all.
+
+    `streams` False leaves streams and groups out. Result: `Stats`.
+    """
+
+    beamtime: str = ""
+    streams: bool = True
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
