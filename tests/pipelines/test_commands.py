@@ -247,13 +247,14 @@ def test_logs_go_on_as_they_grow(up: Up, write: Write, run: Run, at_node: None) 
     process = up(path)
     until_line(process, "a 1: ")
     log = next((path.parent / "state").rglob("logs")) / "a.1.log"
-    log.write_text("something \x1b[2J new\n")
+    log.write_text("--- process 1\nsomething \x1b[2J new\n")
     command = ["pipeline", "logs", str(path), "a", "-f"]
     with subprocess.Popen(
         [sys.executable, "-m", "beamstream.cli.main", *command], stdout=subprocess.PIPE, text=True
     ) as following:
         try:
             assert following.stdout is not None
+            assert following.stdout.readline() == "--- process 1\n"
             assert following.stdout.readline() == "something \\x1b[2J new\n"
             with log.open("a") as file:
                 file.write("more\n")

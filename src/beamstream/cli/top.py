@@ -48,13 +48,17 @@ def top(
     with until_stopped(), watching(node, step="top") as watched:
         if once:
             _print(look_once(watched), view, filter, json=json, once=True)
-        elif json or not (sys.stdout.isatty() and sys.stdin.isatty()):
+        elif json or not _has_screen():
             _go_on(watched, view, filter, every, json=json)
         else:
             from beamstream.cli.top_screen import show
 
             show(watched, view or "streams", filter, every)
     return 0
+
+
+def _has_screen() -> bool:
+    return sys.platform != "win32" and sys.stdout.isatty() and sys.stdin.isatty()
 
 
 def look_once(watched: Watching, seconds: float = 1.0) -> Look:

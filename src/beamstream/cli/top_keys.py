@@ -7,8 +7,6 @@ import contextlib
 import os
 import re
 import select
-import termios
-import tty
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final, Literal
@@ -126,6 +124,10 @@ def keyboard(fd: int) -> Iterator[Keyboard]:
     ----------
     fd : of the terminal that is read.
     """
+    # Not everywhere; where they are missing, `top` prints lines.
+    import termios
+    import tty
+
     before = termios.tcgetattr(fd)
     try:
         tty.setcbreak(fd)

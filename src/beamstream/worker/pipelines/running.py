@@ -19,6 +19,7 @@ from beamstream.errors import BadPipeline, Error
 from beamstream.worker.jobs import Job, Status
 from beamstream.worker.pipelines import declaring
 from beamstream.worker.pipelines.launchers import Ended, Launcher, Running, Task, make_launcher
+from beamstream.worker.pipelines.launchers.local import MARK
 from beamstream.worker.pipelines.pipeline_file import LOCAL, REPLICAS_MAX
 from beamstream.worker.pipelines.plan import Plan, PlannedStep
 from beamstream.worker.pipelines.scaling import Scaler
@@ -420,4 +421,5 @@ def _last_line(log: Path) -> str:
             lines = file.read().decode(errors="replace").strip().splitlines()
     except OSError:
         return "it left no log"
-    return lines[-1][:_NOTE_NCHARS] if lines else "it said nothing"
+    said = bool(lines) and not lines[-1].startswith(MARK)
+    return lines[-1][:_NOTE_NCHARS] if said else "it said nothing"

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from beamstream.client.native import lookup
 from beamstream.client.native.messages import DatasetMessage, Message
-from beamstream.errors import BadInput, Error
+from beamstream.errors import Error
 from beamstream.wire.address import IdRange
 from beamstream.wire.native import calls
 from beamstream.worker.pipelines.plan import Plan, PlannedStep
 
 if TYPE_CHECKING:
     from beamstream.client.native.hub import Hub
-    from beamstream.client.native.stream import Stream
 
 EVERY_S: Final = 1.0
 _RATES_S: Final = 3.0
@@ -205,25 +205,27 @@ def _delay_s(hub: Hub, step: PlannedStep, outputs: Sequence[calls.StreamRow]) ->
     newest = max(outputs, key=lambda row: row.last_ns, default=None)
     if newest is None or not newest.count:
         return None
-    stream = hub.source(step.writes).stream(newest.stream)
-    origin = stream.origin(newest.max_id)
+    result = _last(hub, step.writes, newest.stream)
+    if result is None:
+        return None
+    origin = hub.source(step.writes).stream(newest.stream).origin(result.id)
     if origin is None or not origin.inputs or not origin.inputs[-1].id:
         return None
     last = origin.inputs[-1]
-    came_ns = _time_ns(hub.source(last.source).stream(last.stream), last.id)
-    return None if came_ns is None else max(origin.timestamp_ns - came_ns, 0) / 1e9
+    stream = hub.source(last.source).stream(last.stream)
+    came = next(stream.messages(IdRange(last.id, last.id + 1), payloads=False), None)
+    return None if came is None else max(_time_ns(result) - _time_ns(came), 0) / 1e9
 
 
-def _time_ns(stream: Stream, id: int) -> int | None:
-    """When a message came; for a dataset, its last part."""
-    try:
-        found = next(stream.messages(IdRange(id, id + 1), payloads=False), None)
-    except BadInput:
-        return None
-    match found:
-        case Message():
-            return found.timestamp_ns
-        case DatasetMessage():
-            return max((part.timestamp_ns for part in found.parts), default=None)
-        case _:
-            return None
+def _last(hub: Hub, source: str, stream: str) -> Message | DatasetMessage | None:
+    """The message with the largest id, without payload."""
+    params = calls.FetchLast(source=source, stream=stream, payloads=False)
+    found = lookup.messages(source, stream, *hub._call_body(params))
+    return found[-1] if found else None
+
+
+def _time_ns(message: Message | DatasetMessage) -> int:
+    """When it came; a dataset comes with its last part."""
+    if isinstance(message, Message):
+        return message.timestamp_ns
+    return max((part.timestamp_ns for part in message.parts), default=0)

@@ -23,6 +23,9 @@ from beamstream.worker.pipelines.launchers import Ended, Running, Task
 from beamstream.worker.pipelines.launchers.rotating import RotatingLog
 
 MODULE: Final = "beamstream.worker.process"
+MARK: Final = "--- "
+"""Begins the line of a log that says which process the lines after it are of."""
+
 _CHILD: Final = "beamstream.worker.pipelines.launchers.child"
 _LINE_NBYTES_MAX: Final = 65_536
 _END_S: Final = 5.0
@@ -126,6 +129,8 @@ class LocalLauncher:
                 f"{error.filename or command[0]}"
             ) from None
         handle = LocalProcess(process, RotatingLog(task.log))
+        began = time.strftime("%Y-%m-%d %H:%M:%S")
+        handle.log.write(f"{MARK}{began} process {process.pid}\n".encode())
         with self._lock:
             self._handles.append(handle)
             self._new.append(handle)
