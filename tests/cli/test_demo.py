@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beamstream.cli.demo_chain import Chain, Ids, Seen
+from beamstream.cli.demo_chain import GIVEN_UP, Chain, Ids, Seen
 from beamstream.cli.demo_figures import WINDOW_SECONDS, Figures, Histogram
 
 pytestmark = pytest.mark.system
@@ -264,6 +264,14 @@ def test_a_chain_that_does_not(hits: list[int], problem: str) -> None:
     assert problem in made.check()
 
 
+def test_what_is_on_its_way() -> None:
+    made = chain()
+    made.saw("found", 0.0, [Seen(id, 0, 0) for id in (1, 2, 4)])
+    assert made.through.first_missing == 3
+    made.saw(GIVEN_UP, 0.0, [Seen(3, 0, 0)])
+    assert made.through.first_missing == 5
+
+
 def test_results_may_be_seen_before_their_frames() -> None:
     made = chain()
     made.saw("binned", 1.0, [Seen(7, 9_000_000, 2)])
@@ -279,5 +287,6 @@ def test_ids_are_a_set(first: list[int], second: list[int]) -> None:
     for id in second:
         other.add(id)
     assert (len(one), len(other)) == (len(set(first)), len(set(second)))
+    assert one.first_missing == next(id for id in itertools.count(1) if id not in first)
     assert one.without(other) == len(set(first) - set(second))
     assert other.without(one) == len(set(second) - set(first))

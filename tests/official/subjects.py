@@ -97,4 +97,7 @@ SUBJECTS: Final[dict[str, str]] = {
     "advertised address": "records name an address that can be reached",
     "idle connections": "connections that were idle for long still serve",
     "restart": "clients go on after the node was killed and started again",
+    # pipelines
+    "step": "a step reads what a producer sends, and a consumer reads what the step makes of it",
+    "work as a step": "a consumer and producer work between two steps, as a step of their own",
 }

@@ -274,6 +274,20 @@ def test_a_node_that_comes_back_finds_all_well(begin: Begin, hub: Hub, node: Nod
     assert values(hub, "double", "scan1") == values(hub, "double", "scan2")
 
 
+def test_it_ends_while_the_node_is_away(begin: Begin, node: NodeProcess) -> None:
+    run = begin("  double: {run: own.py:double}\n")
+    until(run, lambda steps, now: now.all_running)
+    node.kill()
+    try:
+        run.drain(0.5)
+        last = until(run, lambda steps, now: now.state in ("stopping", "ended"))
+        assert last.note == "the time for draining is over"
+        run.close(1.0)
+        assert run.ended
+    finally:
+        node.start()
+
+
 def test_without_a_node_nothing_begins(write: Write, tmp_path: Path) -> None:
     access = Access("tcp://127.0.0.1:9", "bt", "token")
     run = PipelineRun(

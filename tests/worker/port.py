@@ -124,7 +124,7 @@ class Clock:
 
 def engine_of(
     step: Step, port: FakePort, *, on_error: OnError | None = None, clock: Clock | None = None,
-    **parameters: Any,
+    ending: Callable[[], bool] = lambda: False, **parameters: Any,
 ) -> Engine:  # fmt: skip
     """An engine for a step, at that port."""
     clock = clock or Clock()
@@ -135,7 +135,7 @@ def engine_of(
     return Engine(
         step, Code(step, parameters), port, book, step_id="p.step", worker="w1",
         on_error=on_error or OnError(), clock=clock, time_ns=lambda: 1_000, pause=clock.pause,
-        writes=step.writes,
+        writes=step.writes, ending=ending,
     )  # fmt: skip
 
 

@@ -11,13 +11,21 @@ from hypothesis import strategies as st
 
 from beamstream import Message
 from beamstream.client.native.events import Gap, Header, Settled
-from beamstream.errors import CacheFull, ConnectionLost, IdConflict, NotAllowed, StaleLease
+from beamstream.errors import (
+    CacheFull,
+    ConnectionLost,
+    IdConflict,
+    NotAllowed,
+    StaleLease,
+    StepFailed,
+)
 from beamstream.testing.steps import as_batch
 from beamstream.worker import Result, step
 from beamstream.worker import engine as engine_module
 from beamstream.worker.engine import Stopped
 from beamstream.worker.policy import OnError
 from beamstream.worker.works import AT_THE_END, Publication
+
 from .port import Clock, FakePort, batch_of, end_of, engine_of
 
 
@@ -110,6 +118,20 @@ def test_a_step_that_is_at_least_once_settles_with_its_last_piece() -> None:
     assert [k for made in port.published for k in made.ks or [0]] == list(range(2_500))
 
 
+def test_a_refused_piece_is_not_settled_by_the_last_one() -> None:
+    @step(reads="det", writes="out", many=True, at_least_once=True)
+    def burst(message: Message) -> list[bytes]:
+        return [b"x"] * 2_500
+
+    port = FakePort()
+    port.refuse = lambda made: IdConflict("no") if 1_500 in (made.ks or ()) else None
+    engine = engine_of(burst, port)
+    engine.handle(batch_of([b"a"]))
+    assert port.settled == []
+    assert port.dead == [1]
+    assert engine.counts.failed == 1
+
+
 def test_named_results_are_published_alone() -> None:
     @step(reads="det", writes="out")
     def filed(message: Message) -> Result:
@@ -173,7 +195,9 @@ def test_a_full_node_is_asked_again() -> None:
 def test_a_worker_that_ends_gives_back_what_a_full_node_does_not_take() -> None:
     port = FakePort()
     port.refuse = lambda made: CacheFull("full")
-    engine_of(upper, port, clock=Clock(ending_after=0)).handle(batch_of([b"a"]))
+    engine = engine_of(upper, port, clock=Clock(ending_after=0))
+    engine.handle(batch_of([b"a"]))
+    engine.drain()
     assert port.given_back == [(1, 0.0, False)]
 
 
@@ -181,9 +205,46 @@ def test_a_worker_that_ends_gives_back_what_a_full_node_does_not_take() -> None:
 def test_what_concerns_all_ends_the_worker(error: Exception) -> None:
     port = FakePort()
     port.refuse = lambda made: error  # type: ignore[assignment,return-value]
+    engine = engine_of(upper, port)
     with pytest.raises(type(error)):
-        engine_of(upper, port).handle(batch_of([b"a"]))
+        engine.handle(batch_of([b"a", b"b"]))
+    engine.let_go()
     assert port.dead == []
+    assert port.given_back == [(1, 0.0, False), (2, 0.0, False)]
+
+
+def test_a_worker_that_is_to_end_gives_back_what_it_has_not_begun() -> None:
+    port, seen = FakePort(), []
+
+    @step(reads="det", writes="out")
+    def slow(message: Message) -> bytes:
+        seen.append(message.id)
+        return payload(message)
+
+    engine = engine_of(slow, port, ending=lambda: len(seen) >= 2)
+    with pytest.raises(Stopped):
+        engine.handle(batch_of([b"a", b"b", b"c", b"d"]))
+    engine.drain()
+    assert port.values == [(1, b"a"), (2, b"b")]
+    assert port.given_back == [(3, 0.0, False), (4, 0.0, False)]
+
+
+def test_an_instance_that_cannot_be_made_is_not_the_fault_of_the_inputs() -> None:
+    @step(reads="det", writes="out")
+    class Broken:
+        def __init__(self) -> None:
+            raise OSError("no calibration")
+
+        def process(self, message: Message) -> bytes:
+            return b""
+
+    port = FakePort()
+    engine = engine_of(Broken, port)
+    with pytest.raises(StepFailed, match="no calibration"):
+        engine.handle(batch_of([b"a"]))
+    engine.let_go()
+    assert port.dead == []
+    assert port.given_back == [(1, 0.0, False)]
 
 
 # ---------------------------------------------------------------------------- failures
@@ -260,6 +321,7 @@ def test_a_worker_that_ends_while_it_waits_gives_back_the_rest() -> None:
     engine = engine_of(never, port, on_error=OnError(retry=9), clock=Clock(ending_after=1))
     with pytest.raises(Stopped):
         engine.handle(batch_of([b"a", b"b"]))
+    engine.drain()
     assert sorted(port.given_back) == [(1, 0.0, False), (2, 0.0, False)]
 
 

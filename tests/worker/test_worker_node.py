@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from beamstream import Message
+from beamstream.cli.worker_steps import redeliver, unexplained
 from beamstream.client.native.hub import Hub, connect
 from beamstream.errors import BadStep
 from beamstream.testing.node import NodeProcess
@@ -358,6 +359,21 @@ def test_exit_statuses(node: NodeProcess, hub: Hub, job: Job) -> None:
     assert code == jobs.STOPPED
     assert "stopped: s[1]" in told
     assert statuses[-1].failed == 1
+
+
+def test_what_kills_its_workers_is_given_up_and_told(node: NodeProcess, hub: Hub, job: Job) -> None:
+    write(hub, "poison", "s", [1])
+    group = hub.source("poison").stream("s").group("dies", ack="manual", max_attempts=1)
+    with group.subscribe() as member:
+        message = member.take(WAIT_S)
+        assert isinstance(message, Message)
+        message.nack()
+        until(group.dead)
+    [found] = unexplained(hub, "dies", "")
+    assert (found.source, found.stream, found.id) == ("poison", "s", 1)
+    assert unexplained(hub, "dies", "other") == []
+    assert redeliver(hub, "dies", "s[1]") == 1
+    until(lambda: not group.dead())
 
 
 def test_sigterm_drains(node: NodeProcess, hub: Hub, job: Job) -> None:

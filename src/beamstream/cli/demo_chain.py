@@ -9,6 +9,9 @@ import numpy as np
 
 from beamstream.cli.demo_figures import Figures
 
+GIVEN_UP: Final = ""
+"""Stands for the sources of what steps have failed on."""
+
 REMEMBERED_MAX: Final = 200_000
 """Frames of which the detector's time is kept for delays."""
 
@@ -33,6 +36,7 @@ class Ids:
     def __init__(self) -> None:
         self._there = bytearray(1024)
         self._count = 0
+        self._first_missing = 1
 
     def __len__(self) -> int:
         return self._count
@@ -48,6 +52,18 @@ class Ids:
         self._there[id] = 1
         self._count += new
         return new
+
+    @property
+    def first_missing(self) -> int:
+        """The first id that is not there.
+
+        >>> ids = Ids()
+        >>> ids.add(1), ids.add(2), ids.add(4), ids.first_missing
+        (True, True, True, 3)
+        """
+        found = self._there.find(0, self._first_missing)
+        self._first_missing = found if found >= 0 else len(self._there)
+        return self._first_missing
 
     def without(self, others: Ids) -> int:
         """Return how many ids are in this set and not in the other."""
@@ -127,6 +143,8 @@ class Chain:
         self._peaks_of = peaks_of
         self._kept_from = kept_from
         self._sent_ns: dict[int, int] = {}
+        self.through = Ids()
+        """Ids that have come to the last step, or were given up before."""
         self.wanted = Ids()
         """Ids of frames with as many peaks as a hit has."""
 
@@ -139,6 +157,9 @@ class Chain:
             while len(self._sent_ns) > REMEMBERED_MAX:
                 del self._sent_ns[next(iter(self._sent_ns))]
             self.detector.resolve(self._sent_ns)
+        if source in (self.steps[-1 if len(self.steps) == 1 else -2].source, GIVEN_UP):
+            for message in messages:
+                self.through.add(message.id)
         for link in self.steps:
             if link.source == source:
                 link.add(now_s, messages)

@@ -15,13 +15,14 @@ from typing import Any, Final, Self
 from numpy.typing import NDArray
 
 from beamstream import limits
-from beamstream.cli.demo_chain import Chain, Seen
+from beamstream.cli.demo_chain import GIVEN_UP, Chain, Seen
 from beamstream.cli.demo_feed import Feed, Frame
 from beamstream.client.native.hub import Hub, connect
+from beamstream.client.native.lending import AHEAD_NBYTES
 from beamstream.client.native.messages import Message
 from beamstream.client.native.places import Access
 from beamstream.client.native.subscription import Subscription
-from beamstream.errors import Error, TimedOut
+from beamstream.errors import Error, NotFound, TimedOut
 from beamstream.testing.node import NodeProcess
 from beamstream.worker.pipelines.plan import Plan, load_plan
 from beamstream.worker.pipelines.running import PipelineRun, Snapshot
@@ -30,8 +31,8 @@ PIPELINE: Final = Path(__file__).parent / "packaged" / "crystals.yaml"
 BEAMTIME: Final = "demo"
 SOURCE: Final = "detector"
 STREAM: Final = "scan1"
-CACHE_NBYTES: Final = 1 * limits.GIB
-"""Of the node's cache at least, if the machine has that much: it holds what is on its way."""
+CACHE_NBYTES: Final = 2 * limits.GIB
+"""Of the node's cache, if the machine has eight times as much: it holds what is on its way."""
 
 _LOOK_SECONDS: Final = 0.1
 _START_SECONDS: Final = 60.0
@@ -55,11 +56,14 @@ class PipelineDemo:
         self.node = NodeProcess(
             cache=f"{-(-cache_nbytes // limits.MIB)}MiB", durability="os" if store else "cache"
         )
-        # A writer is lent an arena at least; what it has there stays until it comes round.
-        self._ahead_max = max(1, 6 * cache_nbytes // (10 * limits.CACHE_ARENAS * frame_nbytes))
+        # The detector is lent an arena at least. What it has put there stays until the memory comes
+        # round, of which it asks for a part ahead; the rest is halved, to be sure.
+        room = cache_nbytes // limits.CACHE_ARENAS - max(AHEAD_NBYTES, 2 * frame_nbytes)
+        self._ahead_max = max(1, room // (2 * frame_nbytes))
         self._frames = frames
         self._rate_hz = rate_hz
         self._folder: Path | None = None
+        self._left = 0
         self._hub: Hub | None = None
         self._run: PipelineRun | None = None
         self._looking = threading.Event()
@@ -197,10 +201,10 @@ class PipelineDemo:
 
     def _has_room(self) -> bool:
         """Whether what is on its way stays in the cache."""
-        # The last step leaves frames out, those before it do not.
-        arrived = len(self.chain.steps[-2].ids)
-        dead = sum(row.figures.dead for row in self.snapshot().steps)
-        return self.feed.figures.frames - arrived - dead < self._ahead_max
+        # Frames in the hands of a worker that died are given to another one after a while, and
+        # have to be there then: what counts is the oldest one that is not done.
+        ahead = self.feed.figures.frames - self.chain.through.first_missing
+        return max(ahead, self._left) < self._ahead_max
 
     def _wait_started(self) -> None:
         self._wait(lambda: self.snapshot().all_running, _START_SECONDS, "do not start")
@@ -245,38 +249,52 @@ class PipelineDemo:
 
     def _watch(self) -> None:
         """Follow all streams without their payloads, the last one first, as results come later."""
-        sources = [link.source for link in (self.chain.detector, *self.chain.steps)]
+        results = [link.source for link in (self.chain.detector, *self.chain.steps)]
+        sources = [(source, source) for source in reversed(results)]
+        sources += [(GIVEN_UP, step.failures) for step in self.plan.steps]
         members = [
-            (source, self.hub.source(source).group(payloads=False, ack="none").subscribe())
-            for source in reversed(sources)
+            (what, self.hub.source(source).group(payloads=False, ack="none").subscribe())
+            for what, source in sources
         ]
         try:
             while True:
                 ended = self._stop.wait(_LOOK_SECONDS)
                 for source, member in members:
-                    seen = list(_poll(member))
+                    seen = list(_poll(member, given_up=source == GIVEN_UP))
                     if seen:
                         self.chain.saw(source, time.monotonic(), seen)
+                self._left = self._left_for_last()
                 if ended:
                     return
         finally:
             for _, member in members:
                 member.close()
 
+    def _left_for_last(self) -> int:
+        """From the oldest frame that the last step is not done with to the newest one."""
+        step = self.plan.steps[-1]
+        stream = self.hub.source(step.reads_now.source).stream(STREAM)
+        try:
+            row = stream.group(step.step_id).info()
+        except NotFound:
+            return 0
+        return len(self.chain.steps[-2].ids) + 1 - row.position if row is not None else 0
 
-def _poll(member: Subscription) -> Iterator[Seen]:
-    """What has come, without waiting."""
+
+def _poll(member: Subscription, *, given_up: bool) -> Iterator[Seen]:
+    """What has come, without waiting; of failures the ids of what was given up."""
     while True:
         message = member.poll()
         if not isinstance(message, Message):
             return
-        peaks = message.meta.get("peaks", -1)
-        yield Seen(message.id, message.timestamp_ns, message.size, peaks)
+        meta = message.meta
+        id = meta["id"] if given_up else message.id
+        yield Seen(id, message.timestamp_ns, message.size, meta.get("peaks", -1))
 
 
 def _cache_nbytes() -> int:
-    """What the cache may have: a quarter of the memory, or enough."""
+    """What the cache may have."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
-            return min(CACHE_NBYTES, max(256 * limits.MIB, int(line.split()[1]) * 1024 // 4))
+            return min(CACHE_NBYTES, max(256 * limits.MIB, int(line.split()[1]) * 1024 // 8))
     return 256 * limits.MIB

@@ -38,7 +38,7 @@ def table(running: PipelineDemo) -> Any:
     table = Table(
         title=f"Beamstream demo: pipeline {running.plan.name!r} at {node.endpoint}",
         caption=f"node: {node.rss_nbytes() / limits.MIB:.0f} MiB, {node.cpu_s():.1f} CPU s"
-        " · delays: since the detector's frame · Ctrl-C ends it with a summary",
+        " · delays since the detector · Ctrl-C ends it",
     )
     table.add_column("step")
     for title in ("workers", "in/s", "out/s", "MB/s", "p50 / ms", "p99 / ms", "lag", "failed"):
@@ -100,10 +100,10 @@ def summary(document: dict[str, Any]) -> str:
         f"{sent['mb_per_s']:.1f} MB/s{spots}."
     ]
     if sent["waited_s"] >= 1:
-        lines.append(
-            f"The detector waited {sent['waited_s']:.0f} s for the pipeline: this machine does not "
-            f"sustain {document['rate_hz']:g}/s."
-        )
+        why = f"this machine does not sustain {document['rate_hz']:g}/s"
+        if any(step["restarts"] for step in document["steps"].values()):
+            why = "workers had died"
+        lines.append(f"The detector waited {sent['waited_s']:.0f} s for the pipeline: {why}.")
     for name, step in document["steps"].items():
         delays = ""
         if "delay_ms_p50" in step:

@@ -16,10 +16,11 @@ from beamstream.cli.terminal import FAILED, UNREACHABLE, plain, print_json
 if TYPE_CHECKING:
     from beamstream.cli.doctor_checks import Finding
     from beamstream.client.native.hub import Hub
-    from beamstream.client.native.places import Access
+    from beamstream.client.native.places import Access, Place, Url
 
 _TIMEOUT_S: Final = 5.0
 _CLOCK_LOOKS: Final = 5
+_FLOW_S: Final = 2.0
 _MARKS: Final = {True: "✓", False: "✗", None: "–"}
 _COLOURS: Final = {True: "\x1b[32m", False: "\x1b[31m", None: "\x1b[2m"}
 _TCP: Final = ("net.ipv4.tcp_rmem", "net.ipv4.tcp_wmem")
@@ -74,6 +75,7 @@ def _of_node(node: Node) -> Iterator[Finding]:
     finder.connect(place).close()
     took_ms = (time.perf_counter() - began) * 1e3
     yield Finding("reach", True, f"{access.url}, then {place} ({took_ms:.1f} ms)")
+    yield _of_tls(finder.url, place, ca)
     with hub.connect(
         access.url,
         beamtime=access.beamtime,
@@ -84,6 +86,8 @@ def _of_node(node: Node) -> Iterator[Finding]:
         call_timeout=_TIMEOUT_S,
     ) as there:
         yield from _of_session(there, access)
+        yield from _of_flow(there)
+    yield _of_monitor(access, ca)
 
 
 def _of_session(there: Hub, access: Access) -> Iterator[Finding]:
@@ -121,6 +125,67 @@ def _clock_offset(there: Hub) -> float:
         after = time.time_ns()
         best = min(best, (after - before, (node_ns - (before + after) / 2) / 1e9))
     return best[1]
+
+
+def _of_flow(there: Hub) -> Iterator[Finding]:
+    from beamstream.cli import doctor_flow
+    from beamstream.cli.doctor_checks import Finding
+    from beamstream.cli.top_watching import Watching
+
+    watched = Watching(there, "node")
+    began = time.perf_counter()
+    watched.look()
+    answer_s = time.perf_counter() - began
+    # What moves slowly must not look as if it stood still.
+    time.sleep(_FLOW_S)
+    look = watched.look()
+    if look is None:
+        remedy = "it is overloaded, or waits for its disk: see its log"
+        yield Finding("answers of the node", False, f"none within {answer_s:.1f} s", remedy)
+        return
+    yield from doctor_flow.of_snapshot(look.snapshot, answer_s)
+
+
+def _of_tls(url: Url, place: Place, ca: str) -> Finding:
+    from beamstream.cli import doctor_flow
+    from beamstream.client.native.places import _is_loopback
+
+    if place.unix:
+        return doctor_flow.tls("unix", loopback=True, left_s=None)
+    encrypted = url.scheme in ("https", "tls")
+    left_s = _certificate_left_s(url, ca) if encrypted else None
+    return doctor_flow.tls(url.scheme, loopback=_is_loopback(url.host), left_s=left_s)
+
+
+def _certificate_left_s(url: Url, ca: str) -> float | None:
+    """Seconds until the certificate is over."""
+    import socket
+    import ssl
+
+    context = ssl.create_default_context(cafile=ca or None)
+    with (
+        contextlib.suppress(OSError),
+        socket.create_connection((url.host, url.port), _TIMEOUT_S) as plain_socket,
+        context.wrap_socket(plain_socket, server_hostname=url.host) as encrypted,
+    ):
+        said = (encrypted.getpeercert() or {}).get("notAfter")
+        if isinstance(said, str):
+            return ssl.cert_time_to_seconds(said) - time.time()
+    return None
+
+
+def _of_monitor(access: Access, ca: str) -> Finding:
+    from beamstream.cli import doctor_flow, monitor_api
+    from beamstream.errors import Error
+
+    began = time.perf_counter()
+    try:
+        monitor_api.get(access, "/api/v1/health", {}, timeout_s=_TIMEOUT_S, tls_ca=ca)
+    except monitor_api.NoMonitor as error:
+        return doctor_flow.monitor(None, error.message)
+    except Error as error:
+        return doctor_flow.monitor(None, error.message, broken=True)
+    return doctor_flow.monitor(time.perf_counter() - began, "")
 
 
 def _of_machine() -> Iterator[Finding]:

@@ -259,6 +259,7 @@ def _end(folder: StateFolder, do: str, **more: Any) -> int:
     import time
     from concurrent.futures import Future
 
+    pid = folder.pid
     asked: Future[Any] = Future()
 
     def wait() -> None:
@@ -275,7 +276,8 @@ def _end(folder: StateFolder, do: str, **more: Any) -> int:
     if sys.stderr.isatty():
         print("\r\033[K", end="", file=sys.stderr)
     last = asked.result()
-    while folder.running:
+    # A service manager may have started it again.
+    while folder.running and folder.pid == pid:
         time.sleep(_EVERY_S)
     note = last["note"]
     talk(f"pipeline {folder.name} has ended{f': {note}' if note else ''}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Console, Group
@@ -34,6 +35,7 @@ def show(watched: Watching, view: View, wanted: str, every_s: float) -> None:
     ):
         look, due = watched.look(), time.monotonic() + every_s
         while not screen.over:
+            screen = fitted(screen, look, console.height)
             live.update(drawn(look, screen, console.height), refresh=True)
             for key in keys.wait(due - time.monotonic()):
                 screen = press(screen, key)
@@ -41,14 +43,24 @@ def show(watched: Watching, view: View, wanted: str, every_s: float) -> None:
                 look, due = watched.look(), time.monotonic() + every_s
 
 
+def fitted(screen: Screen, look: Look | None, height: int) -> Screen:
+    """The screen with no empty space below its last row."""
+    if look is None or not screen.first:
+        return screen
+    count = len(top_view.table(look, screen.view, screen.wanted).rows)
+    return replace(screen, first=min(screen.first, max(count - _room(height), 0)))
+
+
+def _room(height: int) -> int:
+    return max(height - _AROUND, 1)
+
+
 def drawn(look: Look | None, screen: Screen, height: int) -> Group:
     """A look on a screen of so many lines."""
     if look is None:
         return Group(_line("waiting for the node", ""))
     whole = top_view.table(look, screen.view, screen.wanted)
-    room = max(height - _AROUND, 1)
-    first = min(screen.first, max(len(whole.rows) - room, 0))
-    rows = whole.rows[first : first + room]
+    rows = whole.rows[screen.first : screen.first + _room(height)]
     table = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in whole.head:
         justify = "left" if name in whole.words else "right"

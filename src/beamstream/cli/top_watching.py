@@ -5,25 +5,24 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from beamstream.client.native import hub as native
 from beamstream.errors import ConnectionLost, TimedOut
 from beamstream.errors_help import HELP
+from beamstream.monitor.declared import PIPELINES_MAX, steps_of
 from beamstream.monitor.documents import Snapshot, SourceState
 from beamstream.monitor.observing import RATE_S, STALE_S, Declared, Observer
 from beamstream.monitor.windows import Window
 from beamstream.wire.native.sampling import GetStats, Stats, StreamStat
+from beamstream.worker.pipelines.declaring import SOURCE
 
 if TYPE_CHECKING:
     from beamstream.cli.options import Node
     from beamstream.client.native.hub import Hub
-
-PIPELINES: Final = "pipelines"
-"""The source whose streams' metadata say which pipelines there are."""
 
 _ANSWER_S: Final = 1.0
 """A node that has not answered after this is shown as it was, with the age of that."""
@@ -157,7 +156,7 @@ class Watching:
         self._observer.take(stats)
         self._rates.take(stats)
         if self._answered - self._declared_at >= _DECLARED_S:
-            self._declared = tuple(declared(self._hub))
+            self._declared = tuple(declared(self._hub, {edge.group for edge in stats.edges}))
             self._declared_at = self._answered
 
     def _seen(self) -> Look | None:
@@ -175,55 +174,21 @@ class Watching:
         )
 
 
-def declared(hub: Hub) -> Iterator[Declared]:
-    """Steps of the pipelines that are up, as they have told the beamtime."""
-    for stream in hub.source(PIPELINES).streams():
-        document = stream.meta
-        if document is not None:
-            yield from steps_of(document, hub.beamtime)
+def declared(hub: Hub, groups: Iterable[str]) -> Iterator[Declared]:
+    """Steps of the pipelines that are up, as they have told the beamtime.
 
-
-def steps_of(document: Mapping[str, Any], beamtime: str) -> Iterator[Declared]:
-    """The steps of a pipeline's document; none of one that is down, or is none of ours.
-
-    >>> step = {"name": "hits", "step_id": "p.hits", "reads": ["eiger"], "writes": "hits",
-    ...         "replicas": {"min": 2}}
-    >>> [step.step_id for step in steps_of({"pipeline": "p", "state": "up", "steps": [step]}, "b")]
-    ['p.hits']
-    >>> list(steps_of({"pipeline": "p", "state": "down", "steps": [step]}, "b"))
-    []
+    Parameters
+    ----------
+    groups : that are seen; a step reads as ``PIPELINE.STEP``.
     """
-    if document.get("state") != "up":
-        return
-    # Anybody who may write the beamtime may have written this.
-    with contextlib.suppress(msgspec.ValidationError):
-        for step in msgspec.convert(document, _Pipeline).steps:
-            yield Declared(
-                beamtime=beamtime,
-                pipeline=document["pipeline"],
-                step=step.name,
-                step_id=step.step_id,
-                replicas=step.replicas.min,
-                reads=tuple(step.reads),
-                writes=step.writes or "",
-            )
-
-
-class _Replicas(msgspec.Struct):
-    min: int = 1
-
-
-class _Step(msgspec.Struct):
-    name: str
-    step_id: str
-    reads: list[str]
-    writes: str | None = None
-    replicas: _Replicas = msgspec.field(default_factory=_Replicas)
-
-
-class _Pipeline(msgspec.Struct):
-    pipeline: str
-    steps: list[_Step]
+    source = hub.source(SOURCE)
+    # A stream that has metadata only is in no list; those who read for it tell its name.
+    names = {group.rpartition(".")[0] for group in groups if "." in group}
+    names.update(stream.name for stream in source.streams())
+    for name in sorted(names)[:PIPELINES_MAX]:
+        document = source.stream(name).meta
+        if document is not None:
+            yield from steps_of(hub.beamtime, document)
 
 
 def _hint(code: str) -> str:

@@ -148,17 +148,26 @@ def failed(
     $ beamstream worker failed bin2
     """
     from beamstream.cli import remote
-    from beamstream.cli.worker_steps import failures
+    from beamstream.cli.worker_steps import failures, unexplained
 
     with remote.connect(node) as there:
         found = failures(there.hub, step, stream, limit)
+        silent = unexplained(there.hub, step, stream)
     if json:
-        print_json([one.meta for one in found])
-    for one in [] if json else found:
+        gone = [{"source": one.source, "stream": one.stream, "id": one.id, "seq": one.seq,
+                 "then": "dead", "error": _SILENT} for one in silent]  # fmt: skip
+        print_json([*gone, *(one.meta for one in found)])
+        return FAILED if found or silent else 0
+    for one in silent:
+        print(plain(f"{remote.path_of(one.source, one.stream, one.id)}  {_SILENT}"))
+    for one in found:
         _show_failure(one)
-    if not found and not json:
+    if not (found or silent):
         talk(f"{step} has not failed on anything")
-    return FAILED if found else 0
+    return FAILED if found or silent else 0
+
+
+_SILENT = "given up by the node: its workers died while they had it"
 
 
 def _show_failure(found: Found) -> None:

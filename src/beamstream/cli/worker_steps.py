@@ -129,6 +129,20 @@ def failures(hub: Hub, step: str, stream: str, limit: int) -> list[Found]:
     return sorted(found, key=remote.time_ns)[-limit:]
 
 
+def unexplained(hub: Hub, step: str, stream: str) -> list[Found]:
+    """Dead letters of a step that nobody wrote a failure about: its workers died of them."""
+    found: list[Found] = []
+    for row in hub.groups():
+        if row.group != step or not row.dead or stream not in ("", row.stream):
+            continue
+        dead = hub.source(row.source).stream(row.stream).group(step).dead()
+        notes = hub.source(step + SUFFIX).stream(row.stream)
+        noted = [one.meta for one in notes.messages(payloads=False)]
+        spans = [meta.get("ids") or [meta.get("id"), meta.get("id")] for meta in noted]
+        found += [one for one in dead if not any(lo <= one.id <= hi for lo, hi in spans)]
+    return found
+
+
 def redeliver(hub: Hub, step: str, which: str) -> int:
     """Offer dead letters of a step again; how many.
 

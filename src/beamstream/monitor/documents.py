@@ -200,13 +200,14 @@ class Series(Document, frozen=True, kw_only=True):
 
 
 class StreamRow(Document, frozen=True, kw_only=True):
-    """`strip`: of up to 100 stretches of ids the share that is there."""
+    """`strip`: of up to 100 stretches of ids the share that is there. `nbytes` None: not measured
+    yet, asking again tells."""
 
     beamtime: str
     source: str
     stream: str
     count: int
-    nbytes: int
+    nbytes: int | None
     max_id: int
     last_id: int
     created_ns: int
@@ -273,14 +274,23 @@ class Hit(Document, frozen=True, kw_only=True):
 
 
 class Hits(Document, frozen=True, kw_only=True):
-    """`looked`: how far the search has looked, in words."""
+    """`looked`: how far the search has looked, in words. `more`: it can go on from `after`."""
 
     hits: tuple[Hit, ...]
     looked: str
     more: bool
+    after: str = ""
 
 
-class SeekAsked(Document, frozen=True, kw_only=True):
+class AtNode(Document, frozen=True, kw_only=True):
+    """`node`: where several are watched; empty: the first one."""
+
+    node: str = ""
+
+
+class SeekAsked(AtNode, frozen=True, kw_only=True):
+    """`at`: an id, or nanoseconds since 1970 UTC."""
+
     beamtime: str
     source: str
     stream: str
@@ -297,7 +307,7 @@ class SeekDone(Document, frozen=True, kw_only=True):
     reopened: int
 
 
-class GroupAsked(Document, frozen=True, kw_only=True):
+class GroupAsked(AtNode, frozen=True, kw_only=True):
     beamtime: str
     source: str
     stream: str
@@ -318,7 +328,7 @@ class DeadLetters(Document, frozen=True, kw_only=True):
     letters: tuple[DeadLetter, ...]
 
 
-class NoteAsked(Document, frozen=True, kw_only=True):
+class NoteAsked(AtNode, frozen=True, kw_only=True):
     beamtime: str
     source: str
     stream: str
@@ -326,7 +336,7 @@ class NoteAsked(Document, frozen=True, kw_only=True):
     tags: tuple[str, ...]
 
 
-class ReplayAsked(Document, frozen=True, kw_only=True):
+class ReplayAsked(AtNode, frozen=True, kw_only=True):
     beamtime: str
     source: str
     stream: str
@@ -364,8 +374,66 @@ class ReplayJobs(Document, frozen=True, kw_only=True):
     jobs: tuple[ReplayJob, ...]
 
 
-class LoginAsked(Document, frozen=True, kw_only=True):
+class LoginAsked(AtNode, frozen=True, kw_only=True):
     token: str
+
+
+class SnapshotFrame(Document, frozen=True, kw_only=True, tag_field="type", tag="snapshot"):
+    """What a WebSocket is sent: `t` milliseconds since 1970 UTC, `stale_s` seconds since the node
+    has answered."""
+
+    t: int
+    seq: int
+    node: str
+    stale_s: float
+    data: Snapshot
+
+
+class ErrorFrame(Document, frozen=True, kw_only=True, tag_field="type", tag="error"):
+    code: str
+    message: str
+    hint: str = ""
+
+
+class WatchOverview(Document, frozen=True, kw_only=True):
+    beamtime: str = ""
+
+
+class WatchPreview(Document, frozen=True, kw_only=True):
+    beamtime: str
+    source: str
+    stream: str
+    max_px: int = 512
+    hz: float = 5.0
+
+
+class Watch(AtNode, frozen=True, kw_only=True):
+    overview: WatchOverview | None = None
+    preview: WatchPreview | None = None
+
+
+class Told(Document, frozen=True, kw_only=True):
+    """What a WebSocket takes: what its tab watches from now on, whether it is hidden."""
+
+    watch: Watch | None = None
+    pause: bool | None = None
+
+
+class NodeHealth(Document, frozen=True, kw_only=True):
+    name: str
+    stale_s: float
+    error: str = ""
+
+
+class MonitorHealth(Document, frozen=True, kw_only=True):
+    """How the monitor itself is."""
+
+    version: str
+    up_s: float
+    feeds: int
+    previews: int
+    series: int
+    nodes: tuple[NodeHealth, ...]
 
 
 class Done(Document, frozen=True, kw_only=True):

@@ -140,7 +140,9 @@ class History:
         self._db = _opened(path)
         self._written: list[int | None] = [None] * len(TIERS)
         with self._file:
-            rows = self._db.execute("SELECT no, node, beamtime, kind, name FROM series").fetchall()
+            rows: list[Any] = self._db.execute(
+                "SELECT no, node, beamtime, kind, name FROM series"
+            ).fetchall()
         for no, node, beamtime, kind, name in rows:
             if kind in KINDS:
                 self._known[Key(node, beamtime, kind, name)] = _Recent(no, kind)
@@ -205,7 +207,7 @@ class History:
         with self._lock:
             known = self._known.get(key)
             if known is None:
-                return Series(times=(), values={name: () for name in names})
+                return Series(times=(), values=dict.fromkeys(names, ()))
             times, values = known.between(int(now_s - min(seconds, RECENT_S)), int(now_s))
             no = known.no
         begin_s = int(now_s - seconds)
@@ -227,7 +229,7 @@ class History:
     def _slots(self, no: int, tier: int, lo_s: int, hi_s: int) -> tuple[Array, Array]:
         seconds = TIERS[tier][0]
         with self._file:
-            found = self._db.execute(
+            found: list[Any] = self._db.execute(
                 "SELECT at_s, rows FROM slot WHERE tier = ? AND at_s >= ? AND at_s <= ? "
                 "ORDER BY at_s",
                 (tier, lo_s, hi_s - seconds),

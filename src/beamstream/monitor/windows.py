@@ -80,7 +80,7 @@ def quantile_ns(counts: Sequence[float], share: float, first: int = 0) -> float 
     counts : of buckets `first`, `first` + 1 …
 
     >>> quantile_ns([0.0] * 39 + [10.0], 0.5)
-    999424.0
+    960000.0
     """
     total = sum(counts)
     if total <= 0:

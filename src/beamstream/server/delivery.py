@@ -81,6 +81,8 @@ class Deliveries:
         self.clock = clock
         self.before: list[Callable[[], None]] = []
         """Called before a group is moved: what was said earlier must be written earlier."""
+        self.on_opened: list[Callable[[View, str], None]] = []
+        """Called when messages were opened again for a group, which may have been at an end."""
         self.first_tag = boot << 32
         """Tags of deliveries differ over starts of the node."""
         self._written_at: dict[str, float] = {}
@@ -278,7 +280,7 @@ class Deliveries:
             [ops.Nack(name, view.source, view.name, ranges, now_ns=time.time_ns())],
             answer,
         )
-        view.wake()
+        self.opened(view, name)
 
     def unacknowledged(self, view: View, name: str, id_from: int, id_to: int) -> list[int]:
         """Ids of the messages in [id_from, id_to] that the group has not acknowledged.
@@ -324,6 +326,12 @@ class Deliveries:
         self._drain(view, name, group)
         seek = ops.Seek(name, view.source, view.name, id, done, opened, now_ns=time.time_ns())
         self.submit_safe(view.beamtime, [*before, seek], answer)
+        self.opened(view, name)
+
+    def opened(self, view: View, name: str) -> None:
+        """Messages of a group are open again: tell who waits, and who waits no longer."""
+        for tell in self.on_opened:
+            tell(view, name)
         view.wake()
 
     def settle(self, view: View, name: str) -> None:

@@ -58,6 +58,7 @@ class Subscriptions(Holdings):
         self._dead: dict[bytes, None] = {}
         hall.streams.on_new.append(self._on_new)
         hall.streams.on_header.append(self._on_header)
+        hall.deliveries.on_opened.append(self._on_opened)
 
     # ------------------------------------------------------------------ beginning
 
@@ -189,6 +190,13 @@ class Subscriptions(Holdings):
             view = desk.view
             if (view.beamtime, view.source, view.name) == (beamtime, source, stream):
                 desk.header_changed()
+
+    def _on_opened(self, view: View, group: str) -> None:
+        """What a stream has ended for begins again for members over many streams."""
+        for member in tuple(self._wide.get((view.beamtime, view.source), ())):
+            if member.group == group and view.no in member.ended:
+                member.ended.discard(view.no)
+                self._join(member, view)
 
     def _join(self, member: Member, view: View) -> None:
         """A stream of the source of a member that is over many."""

@@ -190,7 +190,7 @@ class GroupCalls:
             ops.Mark(group, view.source, view.name, State.DONE, (), counts=fresh, now_ns=now_ns),
         ]
         deliveries.submit_safe(view.beamtime, batch, lambda error: done(error or count))
-        view.wake()
+        deliveries.opened(view, group)
 
     def delete_group(
         self, beamtime: str, group: str, source: str, stream: str, answer: Answer

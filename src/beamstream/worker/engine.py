@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Final
 from beamstream import limits
 from beamstream.client.native.events import Gap, Header, Settled, StreamEnd
 from beamstream.client.native.messages import Batch
-from beamstream.errors import BadParameter, Error, StaleLease, StepFailed
+from beamstream.errors import BadParameter, Error, StepFailed
 from beamstream.worker import policy, works
 from beamstream.worker.calling import Code, Input
 from beamstream.worker.counts import Counts
-from beamstream.worker.failures import failure
+from beamstream.worker.failures import Notes, type_name
 from beamstream.worker.flows import Flow
 from beamstream.worker.policy import GiveUp, OnError, Retry
 from beamstream.worker.port import Port
@@ -50,6 +50,7 @@ class Engine:
     clock, time_ns : seconds that never go back; nanoseconds since 1970 UTC.
     pause : waits so many seconds; True when the worker is to end.
     hook : see `Hook`.
+    ending : whether the worker is to end: asked between inputs.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Engine:
         pause: Callable[[float], bool],
         writes: str | None,
         hook: Hook | None = None,
+        ending: Callable[[], bool] = lambda: False,
     ) -> None:
         self.step = step
         self.code = code
@@ -75,19 +77,20 @@ class Engine:
         self.counts = Counts()
         self.error: Exception | None = None
         """Of the last input that was given up."""
-        self._step_id = step_id
-        self._worker = worker
+        self._notes = Notes(port, self.counts, step=step_id, worker=worker, time_ns=time_ns)
         self._policy = on_error
         self._clock = clock
-        self._time_ns = time_ns
         self._pause = pause
+        self._ending = ending
         self._writes = writes
         self._hook = hook
         self._flows: dict[tuple[str, str], Flow] = {}
+        self._in_hand: dict[int, Input] = {}
+        """All that is leased and of which it is not known yet that it is settled."""
         self._given = 0
         self._publisher = Publisher(
             step, port, self.counts, failed=self._unstored, published=self._was_published,
-            give_back=lambda work: self._give_back(work.inputs), clock=clock, pause=pause,
+            done=lambda work: self._over(work.inputs), clock=clock, pause=pause,
         )  # fmt: skip
         # An input that failed waits its turn here when others must not overtake it, or get it.
         self._in_place = step.exclusive or step.output == "ordered"
@@ -99,7 +102,7 @@ class Engine:
 
         Raises
         ------
-        Stopped : the policy says so; what was in hand is given back.
+        Stopped : the policy says so, or the worker is to end: `drain` is what follows.
         """
         match event:
             case Batch():
@@ -166,6 +169,15 @@ class Engine:
         try:
             if flow.caller is None:
                 flow.caller = self.code.stream(flow.header)
+        except BadParameter as error:
+            flow.wrong = error
+            return
+        except Exception as error:
+            # It would go wrong for every input: that is not their fault.
+            raise StepFailed(
+                f"no instance of step {self.step.name!r} can be made: {type_name(error)}: {error}"
+            ) from error
+        try:
             flow.caller.begin()
             flow.begun, flow.wrong = True, None
         except Exception as error:
@@ -174,38 +186,29 @@ class Engine:
     def _batch(self, batch: Batch) -> None:
         flow = self._flow(batch.source, batch.stream)
         inputs = list(batch)
+        self._in_hand.update((id(one), one) for one in inputs)
         self._prepare(flow)
-        try:
-            if self.step.window:
-                self._windows(flow, inputs)
-            else:
-                self._each(flow, inputs)
-        except Stopped:
-            self._publisher.flush()
-            raise
+        if self.step.window:
+            self._windows(flow, inputs)
+        else:
+            self._each(flow, inputs)
 
     def _each(self, flow: Flow, inputs: list[Input]) -> None:
         width = 1 if flow.caller is None else flow.caller.width
         for at in range(0, len(inputs), width):
+            if self._ending():
+                raise Stopped("told to end")
             some = inputs[at : at + width]
             began = self._clock()
             self._called(some)
-            try:
-                outcomes = flow.call(some)
-            except BaseException:
-                self._give_back(inputs[at:])
-                raise
+            outcomes = flow.call(some)
             now = self._clock()
             self.counts.busy_s += now - began
-            for k, outcome in enumerate(outcomes):
-                try:
-                    if isinstance(outcome, Exception):
-                        self._failed(flow, some[k], outcome)
-                    else:
-                        self._made(flow, Work(some[k : k + 1], outcome, self._run(flow)))
-                except Stopped:
-                    self._give_back([*some[k + 1 :], *inputs[at + width :]])
-                    raise
+            for message, outcome in zip(some, outcomes, strict=True):
+                if isinstance(outcome, Exception):
+                    self._failed(flow, message, outcome)
+                else:
+                    self._made(flow, Work((message,), outcome, self._run(flow)))
             self._publisher.flush_due(now)
 
     def _called(self, inputs: Sequence[Input]) -> None:
@@ -230,26 +233,18 @@ class Engine:
 
     def _windows(self, flow: Flow, inputs: list[Input]) -> None:
         size = self.step.window
-        for k, message in enumerate(inputs):
-            try:
-                if flow.window and flow.passed(message.id, size):
-                    self._close_window(flow)
-                flow.window.append(message)
-                self._called([message])
-                if message.id % size == 0:
-                    self._close_window(flow)
-            except Stopped:
-                self._give_back(inputs[k + 1 :])
-                raise
+        for message in inputs:
+            if flow.passed(message.id, size):
+                self._close_window(flow)
+            flow.window.append(message)
+            self._called([message])
+            if message.id % size == 0:
+                self._close_window(flow)
 
     def _close_window(self, flow: Flow) -> None:
         inputs, flow.window = flow.window, []
         block = flow.block(inputs[0].id, self.step.window)
-        try:
-            results = self._insisting(flow, inputs)
-        except Stopped:
-            self._give_back(inputs)
-            raise
+        results = self._insisting(flow, inputs)
         if results is not None:
             self._made(flow, Work(inputs, results, self._run(flow), id=block))
 
@@ -273,14 +268,14 @@ class Engine:
     def _wait(self, retry: Retry) -> None:
         self.counts.retried += 1
         self._publisher.flush()
-        if self._pause(retry.after_s):
+        if self._pause(retry.after_s) or self._ending():
             raise Stopped("told to end")
 
     # ------------------------------------------------------------------ results
 
     def _made(self, flow: Flow, work: Work) -> None:
-        flow.last_seq = max(flow.last_seq, work.seq)
-        flow.latest = work.inputs[-1] if work.inputs else flow.latest
+        if "on_stream_end" in self.step.hooks and work.inputs:
+            flow.latest = work.inputs[-1]
         if self._hook is not None and work.inputs:
             self._hook("made", self._given)
         if not self._writes:
@@ -291,8 +286,7 @@ class Engine:
                 )
                 self._give_up(flow, work.inputs, error, 1, GiveUp(self._policy.then))
                 return
-            self.port.acknowledge(work.inputs)
-            self.counts.finished(len(work.inputs), 0, 0)
+            self._acknowledge(work.inputs)
             return
         if self.step.output == "ordered" and not self.step.ordered:
             flow.hold(work)
@@ -300,6 +294,11 @@ class Engine:
             self._make_room(flow)
         else:
             self._add(work)
+
+    def _acknowledge(self, inputs: Sequence[Input]) -> None:
+        self.port.acknowledge(inputs)
+        self.counts.finished(len(inputs), 0, 0)
+        self._over(inputs)
 
     def _release(self, flow: Flow) -> None:
         for work in flow.released():
@@ -310,9 +309,7 @@ class Engine:
         while len(flow.held) > HELD_WORKS or flow.held_nbytes > HELD_NBYTES:
             if len(flow.held) <= 1:
                 return
-            work = flow.drop_last()
-            for message in work.inputs:
-                self.port.give_back(message, GIVEN_BACK_S, counted=False)
+            self._give_back(flow.drop_last().inputs, GIVEN_BACK_S)
 
     def _add(self, work: Work) -> None:
         if works.is_one_unit(work) or self.step.at_least_once:
@@ -339,23 +336,19 @@ class Engine:
         decision = policy.decide(self._policy, attempt, lasting=policy.lasting(error))
         if isinstance(decision, GiveUp):
             self._give_up(flow, [message], error, attempt, decision)
-        elif not self._in_place:
-            self.counts.retried += 1
-            self.port.give_back(message, decision.after_s, counted=True)
-        else:
+        elif self._in_place:
             self._try_again(flow, message, decision, attempt)
+        else:
+            self.counts.retried += 1
+            self._give_back([message], decision.after_s, counted=True)
 
     def _try_again(self, flow: Flow, message: Input, retry: Retry, attempt: int) -> None:
         while True:
-            try:
-                self._wait(retry)
-            except Stopped:
-                self._give_back([message])
-                raise
+            self._wait(retry)
             self._prepare(flow)
             [outcome] = flow.call([message])
             if not isinstance(outcome, Exception):
-                self._made(flow, Work([message], outcome, self._run(flow)))
+                self._made(flow, Work((message,), outcome, self._run(flow)))
                 return
             attempt += 1
             decision = policy.decide(self._policy, attempt, lasting=policy.lasting(outcome))
@@ -369,33 +362,17 @@ class Engine:
     ) -> None:
         """Write the failure down, and do with the inputs what the policy says."""
         self.error = error
-        first, run = inputs[0], self._run_or_none(flow)
-        ids = (first.id, inputs[-1].id) if len(inputs) > 1 else None
-        meta = failure(
-            first, error, step=self._step_id, run=run, worker=self._worker,
-            time_ns=self._time_ns(), attempt=attempt, then=what.then, ids=ids,
-        )  # fmt: skip
-        self.counts.failed += len(inputs)
-        self.counts.note = f"{first.stream}[{first.id}]: {meta['type']}: {meta['error']}"
-        gone = inputs if what.then == "dead" else ()
-        refused = self.port.fail(first, gone, run, meta).exception()
-        if isinstance(refused, StaleLease):
-            self.counts.stale += len(inputs)
-            return
-        if refused is not None:
-            raise refused
-        if what.then == "stop":
-            self._give_back(inputs)
+        run = self._run_or_none(flow)
+        dead = what.then == "dead"
+        if not self._notes.write(inputs, error, run, attempt, what.then, dead=dead) or dead:
+            self._over(inputs)
+        elif what.then == "stop":
             raise Stopped(self.counts.note)
-        if what.then == "skip":
-            self._skip(flow, inputs, run)
-
-    def _skip(self, flow: Flow, inputs: Sequence[Input], run: int) -> None:
-        if not self._writes:
-            self.port.acknowledge(inputs)
-            return
-        block = flow.block(inputs[0].id, self.step.window) if self.step.window else 0
-        self._add(Work(inputs, [], run, id=block))
+        elif not self._writes:
+            self._acknowledge(inputs)
+        else:
+            block = flow.block(inputs[0].id, self.step.window) if self.step.window else 0
+            self._add(Work(inputs, [], run, id=block))
 
     def _run_or_none(self, flow: Flow) -> int:
         try:
@@ -403,9 +380,16 @@ class Engine:
         except StepFailed:
             return 0
 
-    def _give_back(self, inputs: Sequence[Input]) -> None:
+    def _give_back(
+        self, inputs: Sequence[Input], delay_s: float = 0.0, *, counted: bool = False
+    ) -> None:
+        self._over(inputs)
         for message in inputs:
-            self.port.give_back(message, 0.0, counted=False)
+            self.port.give_back(message, delay_s, counted=counted)
+
+    def _over(self, inputs: Sequence[Input]) -> None:
+        for message in inputs:
+            self._in_hand.pop(id(message), None)
 
     # ------------------------------------------------------------------ ends
 
@@ -433,22 +417,12 @@ class Engine:
         try:
             results = flow.caller.end(reason)
         except Exception as error:
-            self._note_failure(flow, flow.latest, error)
+            self.error = error
+            self._notes.write([flow.latest], error, self._run_or_none(flow), 1, "end", dead=False)
             return
         if results and self._writes:
-            work = Work((), results, self._run(flow), first_k=works.AT_THE_END, like=flow.latest)
-            self._add(work)
-
-    def _note_failure(self, flow: Flow, message: Input, error: Exception) -> None:
-        self.error = error
-        run = self._run_or_none(flow)
-        meta = failure(
-            message, error, step=self._step_id, run=run, worker=self._worker,
-            time_ns=self._time_ns(), attempt=1, then="end",
-        )  # fmt: skip
-        self.counts.failed += 1
-        self.counts.note = f"end of {flow.stream}: {meta['type']}: {meta['error']}"
-        self.port.fail(message, (), run, meta).exception()
+            run = self._run(flow)
+            self._add(Work((), results, run, first_k=works.AT_THE_END, like=flow.latest))
 
     def _last_id(self, last_id: int) -> int | None:
         if not works.keeps_ids(self.step):
@@ -456,12 +430,14 @@ class Engine:
         return -(-last_id // self.step.window) if self.step.window else last_id
 
     def drain(self) -> None:
-        """Finish what is in hand, and give back what cannot be: windows, results that wait."""
-        self._publisher.flush()
+        """Publish what is ready, and give back the rest: windows, results that have to wait."""
         for flow in self._flows.values():
             self._release(flow)
-            for work in flow.held:
-                self._give_back(work.inputs)
-            self._give_back(flow.window)
-            flow.held, flow.window = [], []
         self._publisher.settle_all()
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Give back all that is in hand, at once; no attempt is counted."""
+        self._give_back(list(self._in_hand.values()))
+        for flow in self._flows.values():
+            flow.held, flow.window = [], []

@@ -23,7 +23,7 @@ class Flow:
     window : inputs of the block of ids that is being gathered.
     held : results that wait until all before them is settled, by seq.
     settled : all before this seq is settled.
-    latest : the last input that was done.
+    latest : the last input that was done, for a step that has last words.
     """
 
     def __init__(self, source: str, stream: str) -> None:
@@ -41,7 +41,6 @@ class Flow:
         self.held: list[Work] = []
         self.held_nbytes = 0
         self.settled = 0
-        self.last_seq = 0
         self.latest: Input | None = None
 
     # ------------------------------------------------------------------ calling

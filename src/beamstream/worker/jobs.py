@@ -54,6 +54,7 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     instance : name of this worker.
     ahead : messages that may be received before they are asked for; 0: by themselves.
     start : where a new group begins: "begin" or "new".
+    session : 32 hexadecimal digits, by which who has started it tells the node that it has died.
     """
 
     where: str
@@ -69,6 +70,7 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     instance: str = ""
     ahead: int = 0
     start: str = "begin"
+    session: str = ""
     faults: Faults = Faults()
 
 

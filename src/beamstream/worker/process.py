@@ -65,7 +65,7 @@ def work(job: Job, stop: threading.Event) -> int:
     step = load(job.where)
     hub = connect(
         job.url, beamtime=job.beamtime, token=job.token, instance=job.instance,
-        step=job.step_id or step.name, patience=PATIENCE_S,
+        step=job.step_id or step.name, patience=PATIENCE_S, session=bytes.fromhex(job.session),
     )  # fmt: skip
     with hub:
         worker = Worker(

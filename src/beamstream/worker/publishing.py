@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from beamstream import limits
-from beamstream.errors import ConnectionLost, Denied, Error, StaleLease
+from beamstream.errors import ConnectionLost, Denied, Error, Overload, StaleLease
 from beamstream.worker import works
 from beamstream.worker.counts import Counts
 from beamstream.worker.port import Port, Ticket
@@ -40,7 +40,7 @@ class Publisher:
     Parameters
     ----------
     failed : told of a work that cannot be stored, and why.
-    give_back : told of a work that is not to be stored by this worker any more.
+    done : told of a work that is stored, or that somebody else has by now.
     published : told after each publication.
     clock, pause : as for `beamstream.worker.engine.Engine`.
     """
@@ -52,7 +52,7 @@ class Publisher:
         counts: Counts,
         *,
         failed: Callable[[Work, Error], None],
-        give_back: Callable[[Work], None],
+        done: Callable[[Work], None],
         published: Callable[[], None],
         clock: Callable[[], float],
         pause: Callable[[float], bool],
@@ -61,7 +61,7 @@ class Publisher:
         self._port = port
         self._counts = counts
         self._failed = failed
-        self._give_back = give_back
+        self._done = done
         self._published = published
         self._clock = clock
         self._pause = pause
@@ -81,8 +81,7 @@ class Publisher:
         """Publish it, soon."""
         if not works.is_one_unit(work):
             self.flush()
-            for piece in works.split(work):
-                self._publish([piece])
+            self._publish_long(work)
             return
         named = any(result.name for result in work.results)
         if self._open and (named or not _together(self._open[0], work)):
@@ -123,6 +122,39 @@ class Publisher:
             self._under_way[0][0].exception()
             self.reap()
 
+    def _publish_long(self, work: Work) -> None:
+        """Results that are more than one unit: the input is settled when the others are stored."""
+        *before, last = works.split(work)
+        for piece in before:
+            error = self._store([piece])
+            if error is not None and error.retryable:
+                error = self._store_at_last([piece])
+            if error is not None:
+                if not error.retryable or isinstance(error, ConnectionLost):
+                    self._refused([work], error)
+                return
+            self._stored([piece])
+        self._publish([last])
+
+    def _store(self, found: list[Work]) -> Error | None:
+        """Publish and wait for the answer: why it is refused, or None."""
+        try:
+            return self._port.publish(works.compose(self._step, found)).exception()
+        except Error as error:
+            return error
+
+    def _store_at_last(self, found: list[Work]) -> Error | None:
+        """As `_store`, until the node has room; nothing can be done meanwhile."""
+        delay = AGAIN_S
+        while True:
+            self._counts.retried += 1
+            if self._pause(delay):
+                return Overload("the worker has been told to end while the node had no room")
+            delay = min(delay * 2, AGAIN_S_MAX)
+            error = self._store(found)
+            if error is None or not error.retryable or isinstance(error, ConnectionLost):
+                return error
+
     # ------------------------------------------------------------------ answers
 
     def reap(self, *, wait: bool = False) -> None:
@@ -144,42 +176,30 @@ class Publisher:
     def _stored(self, found: Sequence[Work]) -> None:
         for work in found:
             self._counts.finished(len(work.inputs), len(work.results), work.nbytes)
+            self._done(work)
 
     def _refused(self, found: list[Work], error: Error) -> None:
         if isinstance(error, ConnectionLost | Denied):
             raise error
         if error.retryable:
-            self._publish_again(found)
+            self._publish_at_last(found)
         elif len(found) > 1:
             for work in found:
                 self._publish([work])
         elif isinstance(error, StaleLease):
             # Somebody else has it by now, and makes the same of it.
             self._counts.stale += len(found[0].inputs)
+            self._done(found[0])
         else:
             self._failed(found[0], error)
 
-    def _publish_again(self, found: list[Work]) -> None:
-        """The node has no room at the moment; nothing can be done meanwhile."""
-        delay = AGAIN_S
-        error: Error | None
-        while True:
-            self._counts.retried += 1
-            if self._pause(delay):
-                for work in found:
-                    self._give_back(work)
-                return
-            delay = min(delay * 2, AGAIN_S_MAX)
-            try:
-                error = self._port.publish(works.compose(self._step, found)).exception()
-            except Error as refused:
-                error = refused
-            if error is None:
-                self._stored(found)
-                return
-            if not error.retryable or isinstance(error, ConnectionLost):
-                self._refused(found, error)
-                return
+    def _publish_at_last(self, found: list[Work]) -> None:
+        error = self._store_at_last(found)
+        if error is None:
+            self._stored(found)
+        elif not error.retryable or isinstance(error, ConnectionLost):
+            self._refused(found, error)
+        # Else they stay in hand: whoever ends the worker gives them back.
 
 
 def _together(one: Work, other: Work) -> bool:

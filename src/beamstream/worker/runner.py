@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import os
 import socket
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from beamstream.client.native.messages import Message
 from beamstream.client.native.subscription import AHEAD_NBYTES
-from beamstream.errors import BadParameter, BadStep
+from beamstream.errors import BadParameter, BadStep, Error
 from beamstream.model import Level, check_label
 from beamstream.worker import runs, versions
 from beamstream.worker.calling import AWAITED_MAX, Code
@@ -125,6 +126,7 @@ class Worker:
             clock=time.monotonic,
             time_ns=time.time_ns,
             pause=self._pause,
+            ending=lambda: self._stop.is_set(),
             writes=self.writes,
             hook=hook,
         )
@@ -172,6 +174,11 @@ class Worker:
                     self._loop(member, stop)
                 except Stopped:
                     ending = Ending.DRAINED if stop.is_set() else Ending.STOPPED
+                except BaseException:
+                    # Nothing of it is the fault of what is in hand.
+                    with contextlib.suppress(Error):
+                        self.engine.let_go()
+                    raise
                 self.state = "draining"
                 self.engine.drain()
         finally:
@@ -184,11 +191,12 @@ class Worker:
         watch = self._watch() if len(self.step.parameters) else None
         try:
             while not stop.is_set():
-                if watch is not None:
-                    self._look_at_parameters(watch)
                 if self._joiner is not None:
                     self._join()
                 event = member.next_event(TURN_S)
+                if watch is not None:
+                    # Behind the wait: what was set before a message was sent holds for it.
+                    self._look_at_parameters(watch)
                 if event is not None:
                     self.engine.handle(event)
                 elif member.end is not None:

@@ -124,6 +124,10 @@ class Hub:
         rows: list[calls.RunRow] = self._call(calls.ListRuns(before=before, limit=limit))
         return rows
 
+    def end_session(self, session: bytes) -> None:
+        """Say that the program of this session has died: what it held is offered to others now."""
+        self._call(calls.EndSession(session=session))
+
     # ------------------------------------------------------------------ asking
 
     def _call(self, params: calls.Params) -> Any:
@@ -197,6 +201,7 @@ def connect(
     call_timeout: float = CALL_S,
     verify: bool = True,
     tls_ca: str = "",
+    session: bytes = b"",
 ) -> Hub:
     """Connect to a node.
 
@@ -213,6 +218,8 @@ def connect(
     call_timeout : seconds for one question.
     verify : compare payloads with their digests as they arrive.
     tls_ca : file with certificates to trust, in place of the system's.
+    session : 16 random bytes, chosen by who starts this program and will tell the node when it has
+        died (`Hub.end_session`); without them they are chosen here.
 
     Raises
     ------
@@ -230,7 +237,7 @@ def connect(
         version=VERSION,
         token=access.token,
         beamtime=access.beamtime,
-        session=os.urandom(16),
+        session=session or os.urandom(limits.SESSION_NBYTES),
         instance=instance or f"{socket.gethostname()}:{os.getpid()}",
         step=step,
         client=f"beamstream/{__version__} python/{platform.python_version()}",

@@ -65,7 +65,7 @@ class ControlServer:
         self._listener = self._ways.enter_context(socket.socket(socket.AF_UNIX))
         self._listener.bind(str(path))
         path.chmod(0o600)
-        self._listener.listen(CONNECTIONS_MAX)
+        self._listener.listen(limits.BACKLOG)
         part = self._folder.address.with_suffix(".part")
         part.write_text(f"{path}\n")
         part.replace(self._folder.address)

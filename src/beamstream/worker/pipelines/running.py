@@ -7,12 +7,10 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
-
-import msgspec
 
 from beamstream.client.native.places import Access
 from beamstream.errors import BadPipeline, Error
@@ -23,11 +21,14 @@ from beamstream.worker.pipelines.launchers.local import MARK
 from beamstream.worker.pipelines.pipeline_file import LOCAL, REPLICAS_MAX
 from beamstream.worker.pipelines.plan import Plan, PlannedStep
 from beamstream.worker.pipelines.scaling import Scaler
+from beamstream.worker.pipelines.snapshots import Snapshot, StepRow
 from beamstream.worker.pipelines.supervisor import Start, StepCare, Verdict
 from beamstream.worker.pipelines.watching import Figures, Look, Watcher
 
 if TYPE_CHECKING:
     from beamstream.client.native.hub import Hub
+
+__all__ = ["PipelineRun", "Snapshot", "StepRow"]
 
 POLL_S: Final = 0.1
 DRAIN_S: Final = 10.0
@@ -38,43 +39,6 @@ DRAINED_LOOKS: Final = 2
 
 _NOTE_NCHARS: Final = 300
 _LOG_TAIL_NBYTES: Final = 4096
-
-
-class StepRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A step, for people and programs.
-
-    Parameters
-    ----------
-    state : "starting", "running", "restarting", "paused", "stopping", "ended", or what has become
-        of it: "failed" (it cannot work), "stopped" (by its own policy).
-    wanted, running : workers that there are to be, and that say they work.
-    auto : the number follows the lag.
-    """
-
-    name: str
-    state: str
-    wanted: int
-    running: int
-    auto: bool
-    restarts: int
-    figures: Figures
-    pids: tuple[int, ...] = ()
-    note: str = ""
-
-
-class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """A pipeline, for people and programs; `state`: "up", "draining", "stopping", "ended"."""
-
-    pipeline: str
-    beamtime: str
-    state: str
-    up_s: float
-    steps: tuple[StepRow, ...]
-    note: str = ""
-
-    @property
-    def all_running(self) -> bool:
-        return all(step.state in ("running", "paused") for step in self.steps)
 
 
 class _Care:
@@ -159,6 +123,7 @@ class PipelineRun:
         self._drain_until_s = float("inf")
         self._empty_looks = 0
         self._stop_s = DRAIN_S
+        self._closed = False
 
     # ------------------------------------------------------------------ life
 
@@ -212,6 +177,10 @@ class PipelineRun:
             if look.number != self._seen:
                 self._seen = look.number
                 self._learn(look)
+            if self._state == "draining" and self._clock() >= self._drain_until_s:
+                left = _left(name for name, one in look.steps.items() if one.behind)
+                self._note = f"the time for draining is over; {left}".rstrip("; ")
+                self.down()
             for care in self._steps.values():
                 self._act(care)
             if all(care.care.done for care in self._steps.values()):
@@ -219,6 +188,10 @@ class PipelineRun:
 
     def close(self, drain_s: float = DRAIN_S) -> None:
         """Stop all workers, which have `drain_s` for what they have in hand, and let go of all."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
         self.down(drain_s)
         until_s = self._clock() + drain_s + 5.0
         while not self.ended and self._clock() < until_s:
@@ -245,7 +218,7 @@ class PipelineRun:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        self.close(DRAIN_S if kind is None else 0.0)
 
     # ------------------------------------------------------------------ what people ask for
 
@@ -351,11 +324,6 @@ class PipelineRun:
             if self._empty_looks >= DRAINED_LOOKS:
                 self._note = _left(open)
                 self.down()
-        if self._state == "draining" and self._clock() >= self._drain_until_s:
-            self._note = "the time for draining is over; " + _left(
-                name for name, one in look.steps.items() if one.behind
-            )
-            self.down()
 
     def _act(self, care: _Care) -> None:
         for action in care.care.actions(self._clock()):
@@ -408,7 +376,7 @@ def _said(code: int) -> str:
     return f"signal {-code}" if code < 0 else f"status {code}"
 
 
-def _left(names: Any) -> str:
+def _left(names: Iterable[str]) -> str:
     found = sorted(names)
     return f"inputs are left for {', '.join(found)}" if found else ""
 

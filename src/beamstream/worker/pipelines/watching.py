@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from beamstream.client.native.hub import Hub
 
 EVERY_S: Final = 1.0
+_PATIENCE_S: Final = 2.0
 _RATES_S: Final = 3.0
 """Rates are those since a look at least so long ago."""
 
@@ -126,9 +127,13 @@ class Watcher:
     def close(self) -> None:
         self._stop.set()
         if self._thread.ident is not None:
+            self._thread.join(_PATIENCE_S)
+        hub = self._hub
+        if hub is not None:
+            # While the node is away a question waits for it: it fails now.
+            hub.close(0.0 if self._thread.is_alive() else 1.0)
+        if self._thread.ident is not None:
             self._thread.join()
-        if self._hub is not None:
-            self._hub.close(1.0)
 
     def after(self, number: int, timeout_s: float) -> Look:
         """Wait for a look later than that of this `number`; the newest one if none comes."""
