@@ -26,11 +26,14 @@ check:
 	@tools/setup test mypy
 	@tools/setup test lint-imports
 	@tools/setup test python tools/check_sizes.py src tests benchmarks tools
+	@if command -v npm >/dev/null 2>&1; then cd ui && npm run --silent check && npm --silent test; \
+	else echo "check: the page's sources are not checked, npm is not there"; fi
 
 bench:
 	@tools/setup test python -m benchmarks $(ARGS)
 
 clean:
+	rm -rf ui/node_modules ui/.tests src/beamstream/monitor/web
 	rm -rf .venv .venv-test .venv-peers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis \
 		.import_linter_cache
 	find src tests benchmarks tools -name __pycache__ -prune -exec rm -rf {} +

@@ -66,7 +66,6 @@ class PipelineDemo:
         self._left = 0
         self._hub: Hub | None = None
         self._run: PipelineRun | None = None
-        self._looking = threading.Event()
         self._stop = threading.Event()
         self._errors: list[BaseException] = []
         self._threads: list[threading.Thread] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import secrets
 import signal
 import socket
 import tempfile
@@ -16,10 +17,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
+from beamstream import limits
 from beamstream.cli.options import Node, Usage
 from beamstream.cli.terminal import FAILED, plural, print_json_line, show_count, show_span, talk
+from beamstream.client.native.hub import connect
 from beamstream.client.native.places import find_access
 from beamstream.errors import BadInput, Error
+from beamstream.worker.farewells import Farewells
 from beamstream.worker.jobs import Job, Status
 from beamstream.worker.loading import load
 from beamstream.worker.parameters import plain, summary
@@ -94,7 +98,10 @@ def run(step: Step, job: Job, hub: Hub, *, replicas: int, json: bool) -> int:
     """Run workers until Ctrl-C, SIGTERM, or until they cannot work; the exit status."""
     launcher = make_launcher({})
     with tempfile.TemporaryDirectory(prefix="beamstream-worker-") as logs, _signals() as stop:
-        crew = Crew(launcher, job, replicas, Path(logs))
+        farewells = Farewells(
+            lambda: connect(job.url, beamtime=job.beamtime, token=job.token, step="supervisor")
+        )
+        crew = Crew(launcher, job, replicas, Path(logs), farewells)
         try:
             talk(f"{job.step_id}: {describe(step, job)}; Ctrl-C ends it")
             shown = time.monotonic()
@@ -108,17 +115,22 @@ def run(step: Step, job: Job, hub: Hub, *, replicas: int, json: bool) -> int:
             _show(crew, hub, json=json)
         finally:
             launcher.close()
+            farewells.close()
         return 0 if crew.care.verdict is Verdict.GOOD else FAILED
 
 
 class Crew:
     """The replicas of a step, kept running."""
 
-    def __init__(self, launcher: Launcher, job: Job, replicas: int, logs: Path) -> None:
+    def __init__(
+        self, launcher: Launcher, job: Job, replicas: int, logs: Path, farewells: Farewells
+    ) -> None:
         self.care = StepCare(replicas)
         self._launcher = launcher
         self._job = job
         self._logs = logs
+        self._farewells = farewells
+        self._sessions: dict[int, str] = {}
         self._handles: dict[int, Any] = {}
         self._last: dict[int, Status] = {}
         self._gone: list[Status] = []
@@ -133,7 +145,9 @@ class Crew:
                 del self._handles[number]
                 self._gone += [self._last.pop(number)] if number in self._last else []
                 self.care.ended(number, found.code, now_s)
+                session = self._sessions.pop(number)
                 if found.code:
+                    self._farewells.tell(session)
                     self._complain(number, found.code)
         for action in self.care.actions(now_s):
             if isinstance(action, Stop):
@@ -175,7 +189,8 @@ class Crew:
 
     def _start(self, number: int) -> None:
         instance = f"{socket.gethostname()}:{os.getpid()}.{number}"
-        job = msgspec.structs.replace(self._job, instance=instance)
+        session = self._sessions[number] = secrets.token_hex(limits.SESSION_NBYTES)
+        job = msgspec.structs.replace(self._job, instance=instance, session=session)
         task = Task(job, Path.cwd(), {}, self._logs / f"{number}.log")
         self._handles[number] = self._launcher.start(task)
 

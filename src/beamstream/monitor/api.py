@@ -216,8 +216,8 @@ async def replay(at: Asked, asked: doc.ReplayAsked) -> doc.ReplayPlan | doc.Repl
     replays, hubs = at.desk.replays, at.node.hubs
     if asked.dry_run:
         return await at.desk.asking(at.node, asked.beamtime, lambda hub: replays.plan(hub, asked))
-    return await at.desk.in_thread(
-        replays.start, at.node.name, lambda: hubs.use(asked.beamtime), asked
+    return await at.desk.calling(
+        lambda: replays.start(at.node.name, lambda: hubs.use(asked.beamtime), asked)
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -67,19 +67,36 @@ def steps_of(beamtime: str, document: Any) -> tuple[Declared, ...]:
     )
 
 
-def read(hub: Hub) -> tuple[Declared, ...]:
+def names_of(groups: Iterable[str]) -> set[str]:
+    """Pipelines that groups may be of: a step reads as PIPELINE.STEP.
+
+    >>> names_of(["p.s", "viewer"])
+    {'p'}
+    """
+    return {group.rpartition(".")[0] for group in groups if "." in group}
+
+
+def read(hub: Hub, names: Iterable[str]) -> tuple[Declared, ...]:
     """All steps that are declared in a beamtime.
+
+    Parameters
+    ----------
+    names : of pipelines that there may be, beside those that are listed: a stream that has metadata
+        only is in no list.
 
     Raises
     ------
     Error : the node cannot be asked.
     """
-    return tuple(step for document in documents(hub) for step in steps_of(hub.beamtime, document))
+    source = hub.source(SOURCE)
+    every = sorted({*names, *(row.stream for row in source.streams().rows())})
+    return tuple(
+        step
+        for name in every[:PIPELINES_MAX]
+        for step in steps_of(hub.beamtime, source.stream(name).meta)
+    )
 
 
-def documents(hub: Hub) -> Iterator[dict[str, Any]]:
-    """What is declared, a document for each pipeline."""
-    for row in hub.source(SOURCE).streams().rows()[:PIPELINES_MAX]:
-        document = hub.source(SOURCE).stream(row.stream).meta
-        if document is not None:
-            yield document
+def document(hub: Hub, name: str) -> dict[str, Any]:
+    """What is declared of a pipeline; empty if nothing is."""
+    return hub.source(SOURCE).stream(name).meta or {}

@@ -39,6 +39,32 @@ WRITE_S: Final = 10.0
 HISTORY_FILE: Final = "history.db"
 
 
+class Pool:
+    """Threads, and how many may wait for them."""
+
+    def __init__(self, name: str, threads: int) -> None:
+        self.threads = ThreadPoolExecutor(threads, name)
+        self._waiting = 0
+
+    async def run(self, function: Callable[[], T]) -> T:
+        """Call what blocks.
+
+        Raises
+        ------
+        TooMany : many others wait.
+        """
+        if self._waiting >= WAITING_MAX:
+            raise TooMany(f"{WAITING_MAX} questions are being answered", hint="try again soon")
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.threads, function)
+        finally:
+            self._waiting -= 1
+
+    def close(self) -> None:
+        self.threads.shutdown(wait=False, cancel_futures=True)
+
+
 class Node:
     """A node that is watched."""
 
@@ -69,16 +95,19 @@ class Desk:
     def __init__(self, job: Job) -> None:
         self.job = job
         self._began_s = time.monotonic()
-        self._pool = ThreadPoolExecutor(THREADS, "ask")
-        self._pictures = ThreadPoolExecutor(4, "picture")
-        self._checks = ThreadPoolExecutor(2, "token")
-        self._waiting = 0
+        # Apart, so that what is known already is told while a node lets questions wait.
+        self._asks = Pool("ask", THREADS)
+        self._own = Pool("own", 2)
+        self._checks = Pool("token", 2)
+        self._pictures = Pool("picture", 4)
         self._tasks: list[asyncio.Task[None]] = []
         self.history = History(Path(job.data) / HISTORY_FILE if job.data else None)
         self.notes = Notes()
         self.looking = Looking(self.notes)
         self.replays = Replays()
-        self.nodes = {one.label: Node(one, self.history, self._pictures) for one in job.watched}
+        self.nodes = {
+            one.label: Node(one, self.history, self._pictures.threads) for one in job.watched
+        }
         self.feeds = Feeds(self)
 
     # ------------------------------------------------------------------ life
@@ -106,8 +135,8 @@ class Desk:
         self.replays.close()
         for node in self.nodes.values():
             await node.previews.close()
-        for pool in (self._pool, self._pictures, self._checks):
-            pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._asks, self._own, self._checks, self._pictures):
+            pool.close()
         for node in self.nodes.values():
             await asyncio.to_thread(node.hubs.close)
             await asyncio.to_thread(node.sampler.close)
@@ -116,31 +145,31 @@ class Desk:
     # ------------------------------------------------------------------ threads
 
     async def in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call what blocks.
+        """Call what takes a moment, and asks no node.
 
         Raises
         ------
-        TooMany : many questions are being answered.
+        TooMany : many others wait.
         """
-        return await self._run(self._pool, lambda: function(*args, **kwargs))
+        return await self._own.run(lambda: function(*args, **kwargs))
 
     async def asking(self, node: Node, beamtime: str, function: Callable[[Hub], T]) -> T:
-        """Ask a beamtime something."""
+        """Ask a beamtime something.
+
+        Raises
+        ------
+        TooMany : many others wait.
+        """
 
         def ask() -> T:
             with node.hubs.use(beamtime) as hub:
                 return function(hub)
 
-        return await self.in_thread(ask)
+        return await self._asks.run(ask)
 
-    async def _run(self, pool: ThreadPoolExecutor, function: Callable[[], T]) -> T:
-        if self._waiting >= WAITING_MAX:
-            raise TooMany(f"{WAITING_MAX} questions are being answered", hint="try again soon")
-        self._waiting += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(pool, function)
-        finally:
-            self._waiting -= 1
+    async def calling(self, function: Callable[[], T]) -> T:
+        """Call what asks nodes in a way of its own."""
+        return await self._asks.run(function)
 
     # ------------------------------------------------------------------ who, and which node
 
@@ -168,7 +197,7 @@ class Desk:
         if not token:
             return visitor_of(None, loopback=loopback)
         try:
-            access = await self._run(self._checks, lambda: node.tokens.access(token))
+            access = await self._checks.run(lambda: node.tokens.access(token))
         except Denied:
             # A cookie outlives its token; whoever sits at the machine sees as much without.
             return visitor_of(None, loopback=True) if loopback else NOBODY
@@ -191,6 +220,9 @@ class Desk:
         """
         if asked:
             visitor.check_sees(asked)
+            if asked not in self.beamtimes(node, visitor):
+                # Asking the node for it would open it: nobody does that by looking.
+                raise NotFound(f"node {node.name} has no beamtime {asked[:80]!r}")
             return asked
         found = self.beamtimes(node, visitor)
         if not found:

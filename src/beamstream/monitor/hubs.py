@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 HUBS_MAX: Final = 32
 IDLE_S: Final = 300.0
 CONNECT_S: Final = 5.0
-PATIENCE_S: Final = 10.0
-CALL_S: Final = 20.0
+PATIENCE_S: Final = 5.0
+CALL_S: Final = 10.0
 STEP: Final = "monitor"
 """As which the monitor shows among the clients of a node."""
 

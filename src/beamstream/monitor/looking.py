@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
 from beamstream.client.native import lookup
 from beamstream.client.native.messages import DatasetMessage, Message
 from beamstream.client.native.stream import explain
-from beamstream.errors import BadInput, Error, NotFound, TimedOut
-from beamstream.monitor import asking, images
+from beamstream.errors import Error, NotFound
+from beamstream.monitor import asking, images, searching
 from beamstream.monitor import documents as doc
+from beamstream.monitor.marks import open_mark, place_of, seal
 from beamstream.wire.native import calls
 from beamstream.worker import failures, provenance
 
@@ -28,14 +27,13 @@ if TYPE_CHECKING:
 CELLS: Final = 100
 MEASURE_S: Final = 0.12
 """What a page of streams may take for sizes and gaps; the rest is told the next time."""
-SEARCH_S: Final = 0.25
 GAPS_SHOWN: Final = 100
 _GAPS_MAX: Final = 1_000
 _REMEASURE_S: Final = 5.0
 _MEASURED_MAX: Final = 20_000
 _ORIGIN_DEPTH: Final = 8
 _FAILURES: Final = 1_000
-KEPT_SOURCES: Final = ("notes", "parameters", "pipelines")
+KEPT_SOURCES: Final = frozenset(("notes", "parameters", "pipelines"))
 """Sources of ours, which hold no data."""
 
 
@@ -61,13 +59,13 @@ class Looking:
         """A page of streams, the newest first."""
         found = hub._call(calls.ListStreams(source=asked.source, pattern=asked.pattern or "*"))
         rows = [row for row in found if asked.source or row.source not in KEPT_SOURCES]
-        rows.sort(key=_place)
-        after = _opened(asked.after, tuple[int, str, str])
+        rows.sort(key=place_of)
+        after = open_mark(asked.after, tuple[int, str, str])
         if after is not None:
-            rows = [row for row in rows if _place(row) > after]
+            rows = [row for row in rows if place_of(row) > after]
         shown = rows[: asked.limit]
         until_s = self._clock() + MEASURE_S
-        more = _sealed(_place(shown[-1])) if len(rows) > len(shown) else ""
+        more = seal(place_of(shown[-1])) if len(rows) > len(shown) else ""
         return doc.StreamPage(
             rows=tuple(self._row(node, hub, row, until_s) for row in shown), more=more
         )
@@ -164,33 +162,9 @@ class Looking:
         found = images.fetch(hub, asked.source, asked.stream, asked.id)
         return images.picture(found, asked.max_px, window if any(window) else None)
 
-    # ------------------------------------------------------------------ searching
-
     def search(self, hub: Hub, asked: asking.OfSearch) -> doc.Hits:
-        """Messages whose metadata match, as many as are found within a quarter of a second."""
-        params = calls.ListStreams(source=asked.source)
-        rows = [
-            row
-            for row in hub._call(params)
-            if asked.stream in ("", row.stream) and row.source not in KEPT_SOURCES
-        ]
-        rows.sort(key=_place)
-        begin = _opened(asked.after, tuple[tuple[int, str, str], int])
-        until_s = self._clock() + SEARCH_S
-        hits: list[doc.Hit] = []
-        for at, row in enumerate(rows):
-            place = _place(row)
-            if begin is not None and place < begin[0]:
-                continue
-            after_id = begin[1] if begin is not None and begin[0] == place else 0
-            found, more = _matching(hub, row, asked.query, after_id, asked.limit - len(hits))
-            hits += found
-            # What has been looked through is told, so that the rest can be asked for.
-            last_id = hits[-1].id if more and found else 2**62
-            if len(hits) >= asked.limit or more or self._clock() > until_s:
-                over = at + 1 == len(rows) and not more
-                return _hits(hits, at + 1, len(rows), "" if over else _sealed((place, last_id)))
-        return _hits(hits, len(rows), len(rows), "")
+        """Messages whose metadata match, and how far it was looked."""
+        return searching.search(hub, asked, KEPT_SOURCES, self._clock)
 
     # ------------------------------------------------------------------ dead letters
 
@@ -223,32 +197,6 @@ def _failures(hub: Hub, group: str, source: str, stream: str) -> dict[int, dict[
             error, traceback = meta.get("error", ""), meta.get("traceback", "")
             found[meta["id"]] = {"error": str(error), "traceback": str(traceback)}
     return found
-
-
-# ------------------------------------------------------------------------------ searching
-
-
-def _matching(
-    hub: Hub, row: calls.StreamRow, query: str, after_id: int, limit: int
-) -> tuple[list[doc.Hit], bool]:
-    params = calls.Search(
-        source=row.source, stream=row.stream, query=query, after_id=after_id, limit=limit
-    )
-    try:
-        fetched, body = hub._call_body(params)
-    except TimedOut as error:
-        raise TimedOut(f"{row.source}/{row.stream}: {error.message}", hint=error.hint) from None
-    found = lookup.messages(row.source, row.stream, fetched, body, verify=False)
-    hits = [
-        doc.Hit(source=row.source, stream=row.stream, id=one.id, size=_size(one), meta=one.meta)
-        for one in found
-    ]
-    return hits, fetched.more
-
-
-def _hits(hits: Sequence[doc.Hit], looked: int, of: int, after: str) -> doc.Hits:
-    words = f"Looked through {looked} of {of} streams, the newest first."
-    return doc.Hits(hits=tuple(hits), looked=words, more=bool(after), after=after)
 
 
 # ------------------------------------------------------------------------------ gaps
@@ -306,26 +254,6 @@ def _bounds(cell: int, cells: int, last: int) -> tuple[int, int]:
 
 
 # ------------------------------------------------------------------------------ documents
-
-
-def _place(row: calls.StreamRow) -> tuple[int, str, str]:
-    return -row.created_ns, row.source, row.stream
-
-
-def _sealed(value: object) -> str:
-    return base64.urlsafe_b64encode(msgspec.json.encode(value)).decode().rstrip("=")
-
-
-def _opened(text: str, kind: Any) -> Any:
-    """What `_sealed` has made; None of nothing."""
-    if not text:
-        return None
-    try:
-        return msgspec.json.decode(
-            base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), type=kind
-        )
-    except (binascii.Error, ValueError, msgspec.DecodeError):
-        raise BadInput("`after` is not what a page before has said") from None
 
 
 def _size(found: Message | DatasetMessage) -> int:

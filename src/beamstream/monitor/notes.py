@@ -50,7 +50,10 @@ def write(hub: Hub, source: str, stream: str, comment: str, tags: tuple[str, ...
     if len(tags) > TAGS_MAX or any(len(tag) > TAG_NCHARS_MAX for tag in tags):
         raise TooLarge(f"tags: {TAGS_MAX} of {TAG_NCHARS_MAX} characters are allowed")
     document = {"comment": comment, "tags": list(tags)}
-    hub.source(SOURCE).stream(name_of(source, stream)).set_meta(document)
+    note = hub.source(SOURCE).stream(name_of(source, stream))
+    note.set_meta(document)
+    # Streams without messages are listed once they are finished.
+    note.finish()
 
 
 def read(hub: Hub, source: str, stream: str) -> Note:

@@ -33,6 +33,8 @@ _QUIET_S: Final = 1.0
 _QUIET_INTERVALS: Final = 5.0
 _GONE_S: Final = 3600.0
 """Producers and readers that are neither connected nor heard of for so long are not shown."""
+_KEPT: Final = frozenset(("notes", "pipelines"))
+"""Sources of ours that hold metadata and no messages: nobody waits for them."""
 _SLOW_S: Final = 2.0
 _STUCK_S: Final = 10.0
 
@@ -195,7 +197,7 @@ class Observer:
     def _sources(self, stats: Stats, wanted: Callable[[str], bool]) -> Iterator[doc.SourceState]:
         streams: dict[tuple[str, str], list[StreamStat]] = {}
         for stream in stats.streams:
-            if wanted(stream.beamtime):
+            if wanted(stream.beamtime) and stream.source not in _KEPT:
                 streams.setdefault((stream.beamtime, stream.source), []).append(stream)
         producers: dict[tuple[str, str], list[ProducerStat]] = {}
         for producer in stats.producers:

@@ -23,8 +23,8 @@ _NEEDS: Final = {
 
 def document() -> dict[str, Any]:
     """The API as OpenAPI 3.1 describes it."""
-    kinds = [route.takes for route in ROUTES if route.method == "POST"]
-    kinds += [route.gives for route in ROUTES if not isinstance(route.gives, str)]
+    kinds: list[Any] = [route.takes for route in ROUTES if route.method == "POST"]
+    kinds += [kind for route in ROUTES for kind in _kinds(route.gives)]
     kinds += [doc.Failure, doc.Told, doc.ErrorFrame]
     _, components = msgspec.json.schema_components(kinds, ref_template=_REF)
     paths: dict[str, dict[str, Any]] = {}
@@ -94,8 +94,16 @@ def parameters(route: Route) -> list[dict[str, Any]]:
 def _content(kind: Any) -> dict[str, Any]:
     if isinstance(kind, str):
         return {kind.partition(";")[0]: {"schema": {"type": "string"}}}
-    (schema,), _ = msgspec.json.schema_components([kind], ref_template=_REF)
+    schemas, _ = msgspec.json.schema_components(_kinds(kind), ref_template=_REF)
+    schema = schemas[0] if len(schemas) == 1 else {"anyOf": list(schemas)}
     return {"application/json": {"schema": schema}}
+
+
+def _kinds(kind: Any) -> tuple[Any, ...]:
+    """Documents that are meant."""
+    if isinstance(kind, str):
+        return ()
+    return kind if isinstance(kind, tuple) else (kind,)
 
 
 # ------------------------------------------------------------------------------ as a page

@@ -219,11 +219,11 @@ def _job(hub: Hub, name: str) -> StepJob:
         if not name.isidentifier():
             raise BadInput(f"{name[:80]!r} is no name of a step", hint="step:PIPELINE.STEP")
         return find_job(name)
-    for document in declared.documents(hub):
-        if document.get("pipeline") == pipeline and document.get("host") == socket.gethostname():
-            file = _file_of(hub.beamtime, pipeline, document.get("file"))
-            if file is not None:
-                return find_job(step, file)
+    document = declared.document(hub, pipeline)
+    if document.get("host") == socket.gethostname():
+        file = _file_of(hub.beamtime, pipeline, document.get("file"))
+        if file is not None:
+            return find_job(step, file)
     raise NotAllowed(
         f"pipeline {pipeline!r} does not run on the machine of this page, by the same user",
         hint=f"where it runs: beamstream replay ADDRESS --to step:{step} --pipeline FILE",

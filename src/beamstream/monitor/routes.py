@@ -22,7 +22,7 @@ class Route(NamedTuple):
     ----------
     need : "anyone"; "viewer": whoever may see anything; "operator": of the beamtime that is named.
     takes : parameters (of GET) or body (of POST).
-    gives : what is answered: a document, or a media type.
+    gives : what is answered: a document, one of several, or a media type.
     """
 
     method: Literal["GET", "POST"]
@@ -63,7 +63,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("POST", "/api/v1/streams/note", "operator", doc.NoteAsked, doc.Done, api.note),
     Route(
         "POST", "/api/v1/replays", "operator", doc.ReplayAsked,
-        doc.ReplayPlan | doc.ReplayJob, api.replay,
+        (doc.ReplayPlan, doc.ReplayJob), api.replay,
     ),
     Route(
         "POST", "/api/v1/replays/{id}/cancel", "operator", asking.OfReplay, doc.Done, api.cancel

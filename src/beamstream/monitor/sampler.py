@@ -154,10 +154,17 @@ class Sampler:
         for beamtime in self.beamtimes()[:DECLARED_BEAMTIMES_MAX]:
             try:
                 with self._hubs.use(beamtime) as hub:
-                    self._declared[beamtime] = declared.read(hub)
+                    self._declared[beamtime] = declared.read(hub, self._pipelines(beamtime))
             except Error as error:
                 log.warning("pipelines are not told", beamtime=beamtime, reason=str(error))
         self._hubs.close_idle()
+
+    def _pipelines(self, beamtime: str) -> set[str]:
+        """Names of pipelines that are seen, or were."""
+        stats = self._observer.stats
+        rows = () if stats is None else stats.edges
+        seen = declared.names_of(row.group for row in rows if row.beamtime == beamtime)
+        return seen | {step.pipeline for step in self._declared.get(beamtime, ())}
 
     # ------------------------------------------------------------------ who looks here
 

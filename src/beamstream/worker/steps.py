@@ -7,7 +7,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, overload
 
 from beamstream import limits
 from beamstream.errors import BadInput, BadStep
@@ -294,6 +294,52 @@ def _fields(target: type) -> Iterable[inspect.Parameter]:
     ]
 
 
+@overload
+def step(target: Callable[..., Any], /) -> Step: ...
+@overload
+def step(
+    target: None = None,
+    /,
+    *,
+    reads: str | Sequence[str] = (),
+    writes: str | None = None,
+    name: str = "",
+    mode: Order = "unordered",
+    output: Order = "unordered",
+    many: bool | None = None,
+    batch: int = 0,
+    window: int = 0,
+    key: str = "",
+    sticky: int = 0,
+    lease: float = 60.0,
+    level: str | None = None,
+    header: Sequence[str] = (),
+    min_parts: int = 0,
+    wait: float = 0.0,
+    at_least_once: bool = False,
+) -> Callable[[Callable[..., Any]], Step]: ...
+@overload
+def step(
+    target: Callable[..., Any],
+    /,
+    *,
+    reads: str | Sequence[str] = (),
+    writes: str | None = None,
+    name: str = "",
+    mode: Order = "unordered",
+    output: Order = "unordered",
+    many: bool | None = None,
+    batch: int = 0,
+    window: int = 0,
+    key: str = "",
+    sticky: int = 0,
+    lease: float = 60.0,
+    level: str | None = None,
+    header: Sequence[str] = (),
+    min_parts: int = 0,
+    wait: float = 0.0,
+    at_least_once: bool = False,
+) -> Step: ...
 def step(
     target: Callable[..., Any] | None = None,
     /,
@@ -314,7 +360,7 @@ def step(
     min_parts: int = 0,
     wait: float = 0.0,
     at_least_once: bool = False,
-) -> Any:
+) -> Step | Callable[[Callable[..., Any]], Step]:
     """Make a step of a function or a class.
 
     Its first argument is the payload as an ndarray; annotated `Message` or `DatasetMessage`, the

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import socket
 import threading
 import time
@@ -12,8 +13,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from beamstream import limits
 from beamstream.client.native.places import Access
 from beamstream.errors import BadPipeline, Error
+from beamstream.worker.farewells import Farewells
 from beamstream.worker.jobs import Job, Status
 from beamstream.worker.pipelines import declaring
 from beamstream.worker.pipelines.launchers import Ended, Launcher, Running, Task, make_launcher
@@ -52,6 +55,8 @@ class _Care:
         self.scaler = None if replicas.fixed else Scaler(replicas)
         self.handles: dict[int, Any] = {}
         self.statuses: dict[int, Status | None] = {}
+        self.sessions: dict[int, str] = {}
+        """By which the node knows the workers."""
         self.note = ""
 
     @property
@@ -116,6 +121,7 @@ class PipelineRun:
             step.name: _Care(step, self._launchers[step.entry.launcher]) for step in plan.steps
         }
         self._watcher = Watcher(plan, connect, clock=clock, every_s=every_s)
+        self._farewells = Farewells(connect)
         self._seen = 0
         self._began_s = 0.0
         self._state = "new"
@@ -197,6 +203,7 @@ class PipelineRun:
         while not self.ended and self._clock() < until_s:
             self.turn()
             self._wake.wait(POLL_S / 5)
+        self._farewells.close()
         self._watcher.close()
         for launcher in self._launchers.values():
             launcher.close()
@@ -303,6 +310,9 @@ class PipelineRun:
                 case Ended(code, status):
                     del care.handles[number], care.statuses[number]
                     care.care.ended(number, code, self._clock())
+                    session = care.sessions.pop(number, "")
+                    if code:
+                        self._farewells.tell(session)
                     if code and self._state in ("up", "draining"):
                         why = status.note if status and status.note else ""
                         why = why or _last_line(self._log(care, number))
@@ -340,6 +350,7 @@ class PipelineRun:
 
     def _task(self, care: _Care, number: int) -> Task:
         step = care.step
+        session = care.sessions[number] = secrets.token_hex(limits.SESSION_NBYTES)
         job = Job(
             where=step.where,
             step_id=step.step_id,
@@ -352,6 +363,7 @@ class PipelineRun:
             on_error=step.entry.on_error,
             level=step.entry.level,
             instance=f"{step.step_id}-{number}@{socket.gethostname()}",
+            session=session,
         )
         folder = self.plan.file.folder.resolve()
         return Task(job, folder, step.entry.environment, self._log(care, number))
