@@ -94,7 +94,7 @@ class Floor:
         self._thread.start()
         self._wait(lambda: run.snapshot().all_running)
         stream = self.hub.source(DETECTOR).stream(STREAM)
-        stream.meta = SimulatedDetector(self._shape).header()
+        stream.set_meta(SimulatedDetector(self._shape).header())
         writer = stream.writer(finish=False)
 
         def send(id: int, frame: NDArray[Any], meta: dict[str, Any]) -> Callable[[], object]:

@@ -35,6 +35,7 @@ class _Search:
         self._clock = clock
         self._until_s = clock() + SEARCH_S
         self._piece = PIECE_IDS
+        self._pieces: bool | None = None
         self.hits: list[doc.Hit] = []
 
     @property
@@ -75,13 +76,15 @@ class _Search:
 
     def _in_pieces(self, row: calls.StreamRow) -> bool:
         """Whether it can be done so; raises `BadQuery` for what is no query at all."""
-        self._ask(row, self._asked.query, row.max_id)
-        try:
-            self._ask(row, f"({self._asked.query}) AND _id <= 0", row.max_id)
-        except BadQuery:
-            # An order of its own is of all messages.
-            return False
-        return True
+        if self._pieces is None:
+            self._ask(row, self._asked.query, row.max_id)
+            try:
+                self._ask(row, f"({self._asked.query}) AND _id <= 0", row.max_id)
+                self._pieces = True
+            except BadQuery:
+                # An order of its own is of all messages.
+                self._pieces = False
+        return self._pieces
 
     def _ask(self, row: calls.StreamRow, text: str, after_id: int) -> tuple[list[doc.Hit], bool]:
         params = calls.Search(
