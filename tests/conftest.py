@@ -2,8 +2,35 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
 
 # How long an example takes says something about the machine, not about what is tested.
 settings.register_profile("beamstream", deadline=None)
 settings.load_profile("beamstream")
+
+HERE = Path(__file__).parent
+TOGETHER = ("official", "compat_modules", "compat")
+"""Folders whose tests share what the first of them begins: one process runs all of them."""
+
+FIRST = ("faults", "official", "compat_modules", "docs", "replay", "page", "store")
+"""What takes longest begins first, so that no process is left with it alone."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With several processes, the tests of a file stay together and in order."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    for item in items:
+        parts = item.path.relative_to(HERE).parts
+        group = parts[0] if parts[0] in TOGETHER else "/".join(parts)
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    folder = item.path.relative_to(HERE).parts[0]
+    return FIRST.index(folder) if folder in FIRST else len(FIRST)

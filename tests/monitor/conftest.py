@@ -54,5 +54,3 @@ def images(hub: bs.Hub) -> bs.Stream:
             image[id, 2 * id] = 60_000
             writer.send(image, {"n": id, "even": id % 2 == 0}, id=id)
     return stream
-
-

@@ -67,7 +67,9 @@ def test_it_survives_a_restart(tmp_path: Path) -> None:
     again.close()
 
 
-@pytest.mark.parametrize("content", [b"no database at all" * 500, b"SQLite format 3\0" + b"x" * 8000])
+@pytest.mark.parametrize(
+    "content", [b"no database at all" * 500, b"SQLite format 3\0" + b"x" * 8000]
+)
 def test_a_damaged_file_is_set_aside(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "history.db"
     path.write_bytes(content)
@@ -90,14 +92,14 @@ def test_a_file_of_another_version_is_set_aside(tmp_path: Path) -> None:
 def test_the_number_of_series_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history, "SERIES_MAX", 10)
     made = History(None)
-    for second in range(50):
+    for second in range(5_000, 5_050):
         made.add(second, [(Key("here", "demo", "source", f"s{second}"), {"rate": 1.0})])
         made.add(second, [(NODE, {"cpu": 1.0})])
         made.write(second)
     assert len(made) == 10
-    assert len(made.series(NODE, 60, 49).times) == 50, "what is in use stays"
+    assert len(made.series(NODE, 60, 5_049).times) == 50, "what is in use stays"
     assert made._db.execute("SELECT count(*) FROM series").get == 10
-    assert made.series(Key("here", "demo", "source", "s0"), 60, 49).times == ()
+    assert made.series(Key("here", "demo", "source", "s5000"), 60, 5_049).times == ()
 
 
 @given(

@@ -11,7 +11,7 @@ from beamstream.monitor.metrics import Histogram, Metric
 from beamstream.server.sampling import delays_of
 from beamstream.server.stats import Histogram as Counted
 from beamstream.wire.native.sampling import Delays
-from monitor.running import MonitorProcess
+from monitor.running import MonitorProcess, until
 
 _LINE = re.compile(r'(\w+)(?:\{((?:\w+="(?:[^"\\\n]|\\.)*",?)*)\})? (\S+)')
 _LABEL = re.compile(r'(\w+)="((?:[^"\\\n]|\\.)*)"')
@@ -86,7 +86,10 @@ def test_a_node_tells_all_that_is_documented(monitor: MonitorProcess, images: ob
     found = monitor.ask("GET", "/metrics")
     assert found.status == 200
     assert found.headers["content-type"].startswith("text/plain; version=0.0.4")
-    told = {name for name, _ in parse(found.data.decode())}
+    told = until(
+        lambda: {name for name, _ in parse(monitor.ask("GET", "/metrics").data.decode())},
+        lambda names: "beamstream_bytes_in_total" in names,
+    )
     page = Path(__file__).parents[2] / "docs/reference/metrics.md"
     documented = set(re.findall(r"^\| `(beamstream_\w+)`", page.read_text(), re.M))
     assert {re.sub("_(bucket|sum|count)$", "", name) for name in told} <= documented

@@ -1,4 +1,5 @@
 // Questions to the monitor. Paths are relative to the page, so it works behind any prefix.
+import { route } from "./route";
 
 export class ApiError extends Error {
   constructor(
@@ -13,6 +14,8 @@ export class ApiError extends Error {
 
 export function apiUrl(path: string, query: Record<string, string | number> = {}): string {
   const url = new URL(`../api/v1/${path}`, document.baseURI);
+  const node = route.value.query["node"];
+  if (node) url.searchParams.set("node", node);
   for (const [key, value] of Object.entries(query)) url.searchParams.set(key, String(value));
   return url.href;
 }

@@ -1,10 +1,10 @@
 // The shell: rail, breadcrumb, one lamp with a sentence, and how fresh this page is.
-import { effect, signal } from "@preact/signals";
+import { computed, effect, signal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { get } from "./api";
 import { age, connection, feedError, snapshot, stale, watchOverview } from "./feed";
 import { duration } from "./format";
-import { Login } from "./parts/login";
+import { Login, Who, showLogin } from "./parts/login";
 import { Shortcuts, showShortcuts } from "./parts/shortcuts";
 import { VIEWS, go, href, route, set, type View } from "./route";
 import type { Me } from "./types";
@@ -16,7 +16,9 @@ import { MapView } from "./views/map";
 import { ReplayView } from "./views/replay";
 
 export const me = signal<Me | null>(null);
-const beamtime = signal("");
+
+/** An error colours the lamp for so long. */
+const RECENT_S = 60;
 
 const TITLES: Record<View, string> = {
   live: "Live",
@@ -40,31 +42,41 @@ export async function refreshMe(): Promise<void> {
   me.value = await get<Me>("me");
 }
 
-effect(() => {
-  beamtime.value = route.value.query["beamtime"] ?? "";
-});
-effect(() => watchOverview(beamtime.value));
+const nodeName = computed(() => route.value.query["node"] ?? "");
+const beamtime = computed(() => route.value.query["beamtime"] ?? "");
+effect(() => watchOverview(nodeName.value, beamtime.value));
 
 export function App() {
   useEffect(() => {
-    refreshMe().catch(() => undefined);
     const onKey = (event: KeyboardEvent) => keyed(event);
     document.addEventListener("keydown", onKey);
     return () => document.removeEventListener("keydown", onKey);
   }, []);
+  useEffect(() => {
+    refreshMe().catch(() => undefined);
+  }, [nodeName.value, connection.value === "lost"]);
   const { view, query } = route.value;
   const Page = PAGES[view];
   useEffect(() => {
     document.title = `${TITLES[view]} – Beamstream`;
   }, [view]);
   return (
-    <div class={`shell${query["kiosk"] === undefined ? "" : " kiosk"}${stale.value ? " stale" : ""}`}>
-      <a class="skip" href="#main">
+    <div
+      class={`shell${query["kiosk"] === undefined ? "" : " kiosk"}${stale.value ? " stale" : ""}`}
+      style={{ "--age": `"${staleText()}"` }}
+    >
+      <a class="skip" href={location.hash || "#/live"} onClick={toContent}>
         Skip to the content
       </a>
       <Rail view={view} />
       <Head view={view} />
       <main id="main" tabIndex={-1}>
+        {showLogin.value && <Login />}
+        {stale.value && snapshot.value && (
+          <p class="notice" role="alert" data-testid="stale">
+            What is shown is old: {connection.value === "lost" ? "the monitor" : "the node"} does not answer.
+          </p>
+        )}
         {feedError.value && (
           <p class="notice" role="alert">
             {feedError.value}
@@ -75,6 +87,16 @@ export function App() {
       <Shortcuts />
     </div>
   );
+}
+
+/** The address holds the view, so that a plain link to #main would leave it. */
+function toContent(event: Event): void {
+  event.preventDefault();
+  document.getElementById("main")?.focus();
+}
+
+function staleText(): string {
+  return age.value === Infinity ? "no numbers yet" : `stale ${duration(age.value)}`;
 }
 
 function Rail(props: { view: View }) {
@@ -114,7 +136,9 @@ function Head(props: { view: View }) {
         ))}
       </h1>
       <Lamp />
+      <NodePicker />
       <BeamtimePicker />
+      <Who />
       <Freshness />
     </header>
   );
@@ -124,13 +148,32 @@ function Head(props: { view: View }) {
 function Lamp() {
   const data = snapshot.value;
   if (!data) return <p class="lamp wait">Waiting for the first numbers …</p>;
-  const bad = data.groups.some((group) => group.state === "stuck") || data.errors.length > 0;
-  const worried = data.groups.some((group) => group.state === "slow");
+  const bad = data.groups.some((group) => group.state === "stuck");
+  const recent = data.errors.some((error) => error.last_s < RECENT_S);
+  const worried = recent || data.groups.some((group) => group.state === "slow");
   const kind = stale.value || bad ? "bad" : worried ? "warn" : "good";
   return (
     <p class={`lamp ${kind}`} data-testid="lamp">
       {data.sentence}
     </p>
+  );
+}
+
+function NodePicker() {
+  const names = me.value?.nodes ?? [];
+  if (names.length < 2) return null;
+  return (
+    <label class="beamtime">
+      Node
+      <select
+        value={nodeName.value || (names[0] ?? "")}
+        onChange={(event) => set({ node: event.currentTarget.value, beamtime: "", source: "", stream: "" })}
+      >
+        {names.map((name) => (
+          <option key={name}>{name}</option>
+        ))}
+      </select>
+    </label>
   );
 }
 
@@ -158,15 +201,9 @@ function BeamtimePicker() {
 /** Whether this page shows what is, or what was: never silently frozen. */
 function Freshness() {
   const state = connection.value;
-  const text =
-    state === "live"
-      ? "live"
-      : age.value === Infinity
-        ? "no numbers yet"
-        : `stale ${duration(age.value)}`;
   return (
     <p class={`fresh ${state}`} role="status" data-testid="freshness" aria-live="off">
-      {text}
+      {state === "live" ? "live" : staleText()}
     </p>
   );
 }

@@ -16,6 +16,7 @@ export interface PreviewWish {
 }
 
 interface Wish {
+  node?: string;
   overview?: { beamtime: string };
   preview?: PreviewWish;
 }
@@ -40,18 +41,18 @@ let previewListener: PreviewListener | null = null;
 let socket: WebSocket | null = null;
 let retryMs = 250;
 
-export function watchOverview(beamtime: string): void {
-  wish.value = { ...wish.value, overview: { beamtime } };
+export function watchOverview(node: string, beamtime: string): void {
+  wish.value = { ...wish.peek(), node, overview: { beamtime } };
 }
 
 /** Watch a stream's newest images; returns what ends it. */
 export function watchPreview(asked: PreviewWish, listener: PreviewListener): () => void {
   previewListener = listener;
-  wish.value = { ...wish.value, preview: asked };
+  wish.value = { ...wish.peek(), preview: asked };
   return () => {
     if (previewListener !== listener) return;
     previewListener = null;
-    const { preview: _, ...rest } = wish.value;
+    const { preview: _, ...rest } = wish.peek();
     wish.value = rest;
   };
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -13,12 +13,11 @@ import msgspec
 from beamstream.client.native import hub as native
 from beamstream.errors import ConnectionLost, TimedOut
 from beamstream.errors_help import HELP
-from beamstream.monitor.declared import PIPELINES_MAX, steps_of
+from beamstream.monitor import declared
 from beamstream.monitor.documents import Snapshot, SourceState
 from beamstream.monitor.observing import RATE_S, STALE_S, Declared, Observer
 from beamstream.monitor.windows import Window
 from beamstream.wire.native.sampling import GetStats, Stats, StreamStat
-from beamstream.worker.pipelines.declaring import SOURCE
 
 if TYPE_CHECKING:
     from beamstream.cli.options import Node
@@ -156,7 +155,9 @@ class Watching:
         self._observer.take(stats)
         self._rates.take(stats)
         if self._answered - self._declared_at >= _DECLARED_S:
-            self._declared = tuple(declared(self._hub, {edge.group for edge in stats.edges}))
+            seen = declared.names_of(edge.group for edge in stats.edges)
+            known = (step.pipeline for step in self._declared)
+            self._declared = declared.read(self._hub, {*seen, *known})
             self._declared_at = self._answered
 
     def _seen(self) -> Look | None:
@@ -172,23 +173,6 @@ class Watching:
             snapshot=snapshot,
             streams=stream_lines(stats, self._rates, snapshot.sources),
         )
-
-
-def declared(hub: Hub, groups: Iterable[str]) -> Iterator[Declared]:
-    """Steps of the pipelines that are up, as they have told the beamtime.
-
-    Parameters
-    ----------
-    groups : that are seen; a step reads as ``PIPELINE.STEP``.
-    """
-    source = hub.source(SOURCE)
-    # A stream that has metadata only is in no list; those who read for it tell its name.
-    names = {group.rpartition(".")[0] for group in groups if "." in group}
-    names.update(stream.name for stream in source.streams())
-    for name in sorted(names)[:PIPELINES_MAX]:
-        document = source.stream(name).meta
-        if document is not None:
-            yield from steps_of(hub.beamtime, document)
 
 
 def _hint(code: str) -> str:

@@ -1,6 +1,37 @@
+import { signal } from "@preact/signals";
 import { useState } from "preact/hooks";
 import { ApiError, post } from "../api";
-import { refreshMe } from "../app";
+import { me } from "../app";
+
+export const showLogin = signal(false);
+
+/** As whom this page asks, and how to be somebody else. */
+export function Who() {
+  const role = me.value?.role;
+  if (!role) return null;
+  const logout = () => post("logout").then(() => location.reload());
+  return (
+    <p class="who">
+      <span data-testid="role">{role}</span>{" "}
+      {role === "viewer" ? (
+        <button
+          type="button"
+          class="copy"
+          aria-expanded={showLogin.value}
+          onClick={() => {
+            showLogin.value = !showLogin.value;
+          }}
+        >
+          log in
+        </button>
+      ) : (
+        <button type="button" class="copy" onClick={() => void logout()}>
+          log out
+        </button>
+      )}
+    </p>
+  );
+}
 
 /** Asks for a token; it is kept in a cookie that scripts cannot read. */
 export function Login() {
@@ -10,7 +41,6 @@ export function Login() {
     event.preventDefault();
     try {
       await post("login", { token: token.trim() });
-      await refreshMe();
       location.reload();
     } catch (failure) {
       setError(failure instanceof ApiError ? `${failure.message}. ${failure.hint}` : String(failure));
@@ -20,19 +50,21 @@ export function Login() {
     <form class="login panel" onSubmit={send}>
       <h2>A token, please</h2>
       <p>
-        This node shows beamtimes to whoever has a token for them. One is made by{" "}
-        <code>beamstream token new --beamtime ID --access read</code>.
+        A token that reads shows its beamtime; one that writes also lets you seek, replay and comment. It is made by{" "}
+        <code>beamstream token new --beamtime ID --access read,write</code>.
       </p>
-      <label>
-        Token
-        <input
-          type="password"
-          autocomplete="off"
-          value={token}
-          onInput={(event) => setToken(event.currentTarget.value)}
-        />
-      </label>
-      <button type="submit">Show</button>
+      <div class="row">
+        <label class="wide">
+          Token
+          <input
+            type="password"
+            autocomplete="off"
+            value={token}
+            onInput={(event) => setToken(event.currentTarget.value)}
+          />
+        </label>
+        <button type="submit">Log in</button>
+      </div>
       {error && <p role="alert">{error}</p>}
     </form>
   );

@@ -13,6 +13,9 @@ export interface Column<Row> {
   hint?: string;
 }
 
+/** Drawing more than that twice a second is work that nobody reads. */
+const ROWS_MAX = 200;
+
 export function Table<Row>(props: {
   name: string;
   caption: string;
@@ -27,7 +30,8 @@ export function Table<Row>(props: {
   const asked = route.value.query[`sort-${props.name}`] ?? "";
   const down = asked.startsWith("-");
   const by = props.columns.find((column) => column.key === asked.replace(/^-/, ""));
-  const rows = by?.order ? sorted(props.rows, by.order, down) : props.rows;
+  const all = by?.order ? sorted(props.rows, by.order, down) : props.rows;
+  const rows = all.slice(0, ROWS_MAX);
   const sortBy = (key: string) =>
     set({ [`sort-${props.name}`]: asked === key ? `-${key}` : asked === `-${key}` ? "" : key });
   return (
@@ -68,9 +72,15 @@ export function Table<Row>(props: {
                   .join(" ")}
                 onClick={pick && (() => pick(row))}
               >
-                {props.columns.map((column) => (
+                {props.columns.map((column, at) => (
                   <td key={column.key} class={column.numeric ? "number" : undefined}>
-                    {column.cell(row)}
+                    {pick && at === 0 ? (
+                      <button type="button" class="link" aria-pressed={props.picked === key}>
+                        {column.cell(row)}
+                      </button>
+                    ) : (
+                      column.cell(row)
+                    )}
                   </td>
                 ))}
               </tr>
@@ -79,6 +89,9 @@ export function Table<Row>(props: {
         </tbody>
       </table>
       {props.rows.length === 0 && <p class="empty">{props.empty}</p>}
+      {all.length > rows.length && (
+        <p class="soft">{all.length - rows.length} more are not shown: filter, or sort by another column.</p>
+      )}
     </div>
   );
 }
