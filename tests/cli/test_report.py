@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html.parser
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from beamstream.cli.top_watching import Watching
 from beamstream.client.native.hub import Hub, connect
 from beamstream.errors import TimedOut
 from beamstream.testing.node import NodeProcess
+from metrics.watched import Monitor
 
 
 @given(st.integers(1, 86_400))
@@ -116,3 +118,26 @@ def test_the_command_writes_one_file_and_no_other(
     assert main(["report", "--last", "1s", "-o", str(path), "--force"]) == 0
     assert main(["report", "--last", "1s", "-o", "-"]) == 0
     assert capsys.readouterr().out.lower().startswith("<!doctype html>")
+
+
+@pytest.mark.system
+def test_a_monitor_is_asked_for_what_it_has_seen(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with NodeProcess(cache="64MiB", durability="os") as node:
+        monkeypatch.setenv("BEAMSTREAM_URL", node.connect["url"])
+        monkeypatch.setenv("BEAMSTREAM_TOKEN", node.connect["token"])
+        with connect() as hub:
+            hub.stream("eiger/scan1").writer().send(b"x").result(10)
+        monitor = Monitor(node)
+        try:
+            # It has seen the last day already: nobody waits for another one.
+            assert main(["report", "--last", "1d", "-o", "-", "--beamtime", "demo"]) == 0
+            said = capsys.readouterr()
+            assert main(["doctor", "--json"]) in (0, 1)
+            found = {row["check"]: row for row in json.loads(capsys.readouterr().out)}
+        finally:
+            monitor.close()
+    assert said.err == ""
+    assert "eiger" in said.out
+    assert found["monitor"]["ok"], found["monitor"]

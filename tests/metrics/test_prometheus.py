@@ -42,9 +42,9 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     with NodeProcess(
         tmp_path_factory.mktemp("node") / "data", cache="64MiB", durability="os"
     ) as node:
-        monitor = Monitor(node)
+        load = Load(node)
         try:
-            load = Load(node)
+            monitor = Monitor(node)
             try:
                 prometheus = Prometheus(node.endpoint, folder)
                 try:
@@ -52,9 +52,9 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
                 finally:
                     prometheus.close()
             finally:
-                load.close()
+                monitor.close()
         finally:
-            monitor.close()
+            load.close()
     assert load.failed == []
 
 

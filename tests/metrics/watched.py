@@ -119,6 +119,7 @@ class Load:
     def __init__(self, node: NodeProcess) -> None:
         self._node = node
         self._over = threading.Event()
+        self._flows = threading.Event()
         self.failed: list[BaseException] = []
         with self._hub("show") as hub:
             step = {"name": "find", "step_id": "show.find", "reads": ["eiger"], "writes": None}
@@ -128,6 +129,9 @@ class Load:
         self._threads = [threading.Thread(target=self._run, args=(part,)) for part in parts]
         for thread in self._threads:
             thread.start()
+        if not self._flows.wait(WAIT_S):
+            self.close()
+            raise AssertionError(f"nothing flows: {self.failed}")
 
     def _hub(self, step: str) -> Hub:
         connection = self._node.connect
@@ -150,6 +154,7 @@ class Load:
             group = hub.stream("eiger/scan1").group("show.find", ack="manual", timeout=2.0)
             for message in group:
                 message.ack()
+                self._flows.set()
                 if self._over.is_set():
                     return
 

@@ -50,7 +50,7 @@ def test_what_lies_back_is_there_by_slots() -> None:
 def test_a_ring_keeps_two_hours_and_a_day() -> None:
     made = History(None)
     fill(made, 100_000, 90_000, every_s=5)
-    rows = {tier: n for tier, n in made._db.execute("SELECT tier, count(*) FROM slot GROUP BY 1")}
+    rows = dict(made._db.execute("SELECT tier, count(*) FROM slot GROUP BY 1").fetchall())
     assert rows == {0: 720, 1: 1440}
 
 

@@ -28,7 +28,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "/api/v1/groups/seek": WHERE | {"group": "g", "to": "begin"},
     "/api/v1/groups/redeliver": WHERE | {"group": "g"},
     "/api/v1/streams/note": WHERE | {"comment": "", "tags": []},
-    "/api/v1/replays": WHERE | {"to": "stream:", "dry_run": True},
+    "POST /api/v1/replays": WHERE | {"to": "stream:", "dry_run": True},
     "/api/v1/login": {"token": "no token"},
 }
 
@@ -39,11 +39,15 @@ def group(images: bs.Stream) -> None:
 
 
 def ask(monitor: MonitorProcess, route: Route, headers: dict[str, str], **more: Any) -> Answer:
-    asked = ASKED.get(route.path, {}) | more
+    asked = asked_of(route) | more
     path = route.path.replace("{id}", "0123456789abcdef")
     if route.method == "GET":
         return monitor.ask("GET", f"{path}?{urlencode(asked)}", None, headers)
     return monitor.ask("POST", path, asked, headers)
+
+
+def asked_of(route: Route) -> dict[str, Any]:
+    return ASKED.get(f"{route.method} {route.path}") or ASKED.get(route.path, {})
 
 
 def bearer(token: str) -> dict[str, str]:
@@ -80,7 +84,7 @@ def test_a_token_of_another_beamtime_does_not_do(
 ) -> None:
     token = node.token("other", "read,write")
     found = ask(monitor, route, ELSEWHERE | POST | bearer(token))
-    if "beamtime" in ASKED.get(route.path, {}):
+    if "beamtime" in asked_of(route):
         assert found.status == 403, found.data
     else:
         assert b"demo" not in found.data
@@ -125,7 +129,7 @@ def test_changes_come_from_pages_of_ours(
 def test_nothing_is_changed_by_get(monitor: MonitorProcess, admin: str, route: Route) -> None:
     if route.path == "/api/v1/replays":
         pytest.skip("lists them")
-    path = f"{route.path}?{urlencode(ASKED.get(route.path, {}))}"
+    path = f"{route.path}?{urlencode(asked_of(route))}"
     assert monitor.ask("GET", path, None, LOCAL | bearer(admin)).status == 405
 
 
@@ -153,7 +157,7 @@ def test_each_is_described(route: Route) -> None:
     assert found["summary"].endswith(".")
     names = {one["name"] for one in found["parameters"]}
     if route.method == "GET":
-        assert set(ASKED.get(route.path, {})) <= names
+        assert set(asked_of(route)) <= names
 
 
 def test_all_that_is_described_is_there(monitor: MonitorProcess) -> None:

@@ -82,7 +82,7 @@ export function App() {
             {feedError.value}
           </p>
         )}
-        {me.value === null || me.value.beamtimes.length > 0 ? <Page /> : <Login />}
+        {me.value === null || me.value.loopback || me.value.beamtimes.length > 0 ? <Page /> : <Login />}
       </main>
       <Shortcuts />
     </div>

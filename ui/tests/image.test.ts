@@ -31,7 +31,7 @@ test("levels leave no empty range", () => {
   const flat = readFrame(picture([5, 5, 5, 5], 2));
   assert.ok(flat);
   for (const mode of ["percentile", "log", "fixed"] as const) {
-    const found = levels(flat.pixels, mode, 3, 3);
+    const found = levels(flat.pixels, mode, 3, 3, 65_535);
     assert.ok(found.high > found.low);
   }
 });

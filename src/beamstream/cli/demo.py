@@ -50,6 +50,7 @@ def demo(
         bool,
         Parameter(negative="", help="Two groups of readers, by ASAPO's protocol, in its place."),
     ] = False,
+    no_page: Annotated[bool, Parameter(negative="", help="Without the page.")] = False,
     json: Annotated[
         bool, Parameter(name="--json", negative="", help="Print figures as JSON at the end only.")
     ] = False,
@@ -66,9 +67,17 @@ def demo(
     made, view = _kind(no_pipeline)
     with (
         _stop_signals() as stop,
-        made(source, rate_hz=rate, store=store, frame_nbytes=frame_nbytes) as running,
+        made(
+            source,
+            rate_hz=rate,
+            store=store,
+            frame_nbytes=frame_nbytes,
+            page=not (no_page or json),
+        ) as running,
     ):
         until_s = running.begin_s + (seconds if seconds is not None else math.inf)
+        if running.page:
+            print(f"# in a browser: {running.page}", flush=True)
         if not json and running.access:
             print(f"# for a second terminal, as long as this runs:\n{running.access}", flush=True)
         if json:

@@ -46,21 +46,31 @@ class PipelineDemo:
     ----------
     store : frames and results go to the log of the node too, not to memory only.
     frame_nbytes : of the largest frame, for the size of the cache.
+    page : with the page, in a process of its own.
     """
 
     def __init__(
-        self, frames: Iterator[Frame], *, rate_hz: float, store: bool, frame_nbytes: int
+        self,
+        frames: Iterator[Frame],
+        *,
+        rate_hz: float,
+        store: bool,
+        frame_nbytes: int,
+        page: bool = False,
     ) -> None:
         cache_nbytes = max(_cache_nbytes(), 2 * limits.CACHE_ARENAS * frame_nbytes)
         self.plan: Plan = load_plan(PIPELINE)
         self.node = NodeProcess(
-            cache=f"{-(-cache_nbytes // limits.MIB)}MiB", durability="os" if store else "cache"
+            cache=f"{-(-cache_nbytes // limits.MIB)}MiB",
+            durability="os" if store else "cache",
+            monitor=page,
         )
         # The detector is lent an arena at least. What it has put there stays until the memory comes
         # round, of which it asks for a part ahead; the rest is halved, to be sure.
         room = cache_nbytes // limits.CACHE_ARENAS - max(AHEAD_NBYTES, 2 * frame_nbytes)
         self._ahead_max = max(1, room // (2 * frame_nbytes))
         self._frames = frames
+        self._page = page
         self._rate_hz = rate_hz
         self._folder: Path | None = None
         self._left = 0
@@ -148,6 +158,11 @@ class PipelineDemo:
         names = (("BEAMSTREAM_URL", "url"), ("BEAMSTREAM_TOKEN", "token"))
         told = (f"{name}={shlex.quote(str(self.node.connect[key]))}" for name, key in names)
         return f"export {' '.join(told)}"
+
+    @property
+    def page(self) -> str:
+        """Where the page is; empty if there is none."""
+        return f"{self.node.connect['url']}/ui/" if self._page else ""
 
     def check(self) -> None:
         """Raise what stopped the feed, the pipeline or a step, if something did."""

@@ -116,14 +116,22 @@ class Demo:
     ----------
     store : frames go to files too, not to memory only.
     frame_nbytes : of the largest frame, for the size of the cache.
+    page : with the page, in a process of its own.
     """
 
     def __init__(
-        self, frames: Iterator[Frame], *, rate_hz: float, store: bool, frame_nbytes: int
+        self,
+        frames: Iterator[Frame],
+        *,
+        rate_hz: float,
+        store: bool,
+        frame_nbytes: int,
+        page: bool = False,
     ) -> None:
         # A payload can be as large as one of the cache's arenas.
         cache_nbytes = max(256 * limits.MIB, 2 * limits.CACHE_ARENAS * frame_nbytes)
-        self.node = NodeProcess(cache=f"{-(-cache_nbytes // limits.MIB)}MiB")
+        self.node = NodeProcess(cache=f"{-(-cache_nbytes // limits.MIB)}MiB", monitor=page)
+        self._page = page
         self._frames = frames
         self._rate_hz = rate_hz
         self._mode = DEFAULT_INGEST_MODE if store else CACHE_ONLY_INGEST_MODE
@@ -131,6 +139,11 @@ class Demo:
         self.groups: list[Group] = []
         self.begin_s = 0.0
         self._finishing = False
+
+    @property
+    def page(self) -> str:
+        """Where the page is; empty if there is none."""
+        return f"{self.node.connect['url']}/ui/" if self._page else ""
 
     @property
     def access(self) -> str:

@@ -278,7 +278,10 @@ def _check(desk: Desk, route: Route, node: Node, visitor: Visitor, asked: Any) -
         visitor.check_operates(beamtime)
         desk.beamtime(node, visitor, beamtime)
     elif not (visitor.operates is None or visitor.operates):
-        raise NotAllowed("this needs a token that writes", hint="--access read,write")
+        kind = NotAllowed if visitor.known else BadToken
+        raise kind(
+            "this needs a token that writes", hint="beamstream token new --access read,write"
+        )
 
 
 # ------------------------------------------------------------------------------ answers

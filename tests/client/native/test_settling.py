@@ -406,6 +406,13 @@ class Node:
         self.stored: set[int] = set()
         self.asked: list[Any] = []
 
+    def taken(self, tag: int, ranges: Any) -> set[int]:
+        """Take seqs out of a lease; those that were in it."""
+        named = {seq for lo, hi in ranges for seq in range(lo, hi)}
+        found = self.leases.get(tag, set()) & named
+        self.leases[tag] = self.leases.get(tag, set()) - found
+        return found
+
     def settle(self, found: tuple[Settle, ...], ref: int) -> bool:
         wanted: list[tuple[int, set[int]]] = []
         for one in found:
@@ -420,16 +427,18 @@ class Node:
         return True
 
 
-@given(STEPS)
-def test_every_input_is_settled_once_whatever_happens(steps: list[tuple[str, int]]) -> None:
-    """Over breaks before and after the commit, late openings, and leases that end."""
-    side, node = Side(), Node()
-    side.open(node.ref)
-    in_hand: list[Arrived] = []
-    under_way: list[Run] = []
-    is_open = True
+class Play:
+    """A client and a node, and what happens between them."""
 
-    def deliver(count: int) -> None:
+    def __init__(self) -> None:
+        self.side, self.node = Side(), Node()
+        self.side.open(self.node.ref)
+        self.in_hand: list[Arrived] = []
+        self.under_way: list[Run] = []
+        self.is_open = True
+
+    def deliver(self, count: int) -> None:
+        node = self.node
         seqs = sorted(node.open)[:count]
         if not seqs:
             seqs = list(range(node.next_seq, node.next_seq + count))
@@ -438,23 +447,19 @@ def test_every_input_is_settled_once_whatever_happens(steps: list[tuple[str, int
             node.tag += 1
             node.leases[node.tag] = {seq}
             node.open.discard(seq)
-            in_hand.append(side.deliver(seq, tag=node.tag, ref=node.ref))
+            self.in_hand.append(self.side.deliver(seq, tag=node.tag, ref=node.ref))
 
-    def gather() -> None:
-        for frame in side.frames():
+    def gather(self) -> None:
+        """Take what the client has sent."""
+        node = self.node
+        for frame in self.side.frames():
             match frame:
                 case Put() | Call():
                     node.asked.append(frame)
                 case Nack():
-                    lost = {seq for lo, hi in frame.ranges for seq in range(lo, hi)}
-                    gone = node.leases.get(frame.tag, set()) & lost
-                    node.leases[frame.tag] = node.leases.get(frame.tag, set()) - gone
-                    node.open.update(gone)
+                    node.open.update(node.taken(frame.tag, frame.ranges))
                 case Ack():
-                    seqs = {seq for lo, hi in frame.ranges for seq in range(lo, hi)}
-                    held = node.leases.get(frame.tag, set()) & seqs
-                    node.leases[frame.tag] = node.leases.get(frame.tag, set()) - held
-                    node.acked |= held
+                    node.acked |= node.taken(frame.tag, frame.ranges)
                     if frame.call:
                         node.asked.append(frame)
                 case Subscribe():
@@ -464,7 +469,9 @@ def test_every_input_is_settled_once_whatever_happens(steps: list[tuple[str, int
                             node.open |= seqs
                             node.leases[tag] = set()
 
-    def commit(frame: Any) -> Any:
+    def commit(self, frame: Any) -> Any:
+        """Do what was asked; the answer."""
+        node = self.node
         match frame:
             case Put():
                 assert frame.made is not None
@@ -485,64 +492,80 @@ def test_every_input_is_settled_once_whatever_happens(steps: list[tuple[str, int
             case _:
                 return Reply(frame.call, calls.encode(None))
 
-    def reopen() -> None:
+    def reopen(self) -> None:
+        node = self.node
         node.ref += 1
         held = [
             frames.Held("s", "in", tag, tuple((seq, seq + 1) for seq in sorted(seqs)))
             for tag, seqs in node.leases.items()
             if seqs
         ]
-        side.open(node.ref, held=held)
+        self.side.open(node.ref, held=held)
+        self.is_open = True
 
-    for step, number in [*steps, ("open", 1), ("send", 1), ("answer", 99)]:
+    def lose(self, committed: int) -> None:
+        """The connection breaks; some of what was asked was done, and the answers are lost."""
+        self.gather()
+        for frame in self.node.asked[:committed]:
+            self.commit(frame)
+        self.node.asked.clear()
+        self.side.session.lost()
+        self.is_open = False
+        self.side.connect()
+        self.gather()
+        assert not any(isinstance(frame, Put | Call) for frame in self.node.asked)
+
+    def step(self, step: str, number: int) -> None:
+        side, node = self.side, self.node
         side.now += 0.01
         match step:
-            case "deliver" if is_open:
-                deliver(number)
-            case "publish" if in_hand:
-                arrived = in_hand.pop(0)
-                under_way.append(side.publish(side.held(arrived), seq=arrived.seq(0)))
-            case "filter" if in_hand:
-                side.settle(side.held(in_hand.pop(0)))
-            case "ack" if in_hand:
-                arrived = in_hand.pop(0)
+            case "deliver" if self.is_open:
+                self.deliver(number)
+            case "publish" if self.in_hand:
+                arrived = self.in_hand.pop(0)
+                self.under_way.append(side.publish(side.held(arrived), seq=arrived.seq(0)))
+            case "filter" if self.in_hand:
+                side.settle(side.held(self.in_hand.pop(0)))
+            case "ack" if self.in_hand:
+                arrived = self.in_hand.pop(0)
                 assert arrived.lease is not None
                 side.reader.acknowledge(arrived.lease, arrived.seq(0), arrived.seq(0) + 1, side.now)
             case "send":
-                gather()
+                self.gather()
             case "answer":
-                gather()
+                self.gather()
                 for frame in node.asked[:number]:
-                    side.say(commit(frame))
+                    side.say(self.commit(frame))
                 del node.asked[:number]
             case "lose":
-                gather()
-                # Some of it was done, and the answer is lost.
-                for frame in node.asked[: number - 1]:
-                    commit(frame)
-                node.asked.clear()
-                side.session.lost()
-                is_open = False
-                side.connect()
-                gather()
-                assert not any(isinstance(frame, Put | Call) for frame in node.asked)
-            case "open" if not is_open:
-                reopen()
-                is_open = True
+                self.lose(number - 1)
+            case "open" if not self.is_open:
+                self.reopen()
             case "expire":
                 for tag in sorted(node.leases)[:number]:
                     node.open |= node.leases[tag]
                     node.leases[tag] = set()
-    for run in under_way:
-        assert run.whole is not None
-        assert run.whole.error is None or type(run.whole.error) is StaleLease
-    assert side.session.quiet
-    assert not side.reader.settlings
-    # Everything is acknowledged, or open again, or in hand.
-    given_out = set(range(1, node.next_seq))
-    leased = {seq for seqs in node.leases.values() for seq in seqs}
-    assert node.acked | node.open | leased == given_out
-    assert not node.acked & (node.open | leased)
-    assert node.results <= node.acked
-    waiting = {arrived.seq(0) for arrived in in_hand}
-    assert leased <= waiting | side.left()
+
+    def check(self) -> None:
+        """Everything is acknowledged, or open again, or in hand."""
+        side, node = self.side, self.node
+        for run in self.under_way:
+            assert run.whole is not None
+            assert run.whole.error is None or type(run.whole.error) is StaleLease
+        assert side.session.quiet
+        assert not side.reader.settlings
+        leased = {seq for seqs in node.leases.values() for seq in seqs}
+        assert node.acked | node.open | leased == set(range(1, node.next_seq))
+        assert not node.acked & (node.open | leased)
+        assert node.results <= node.acked
+        waiting = {arrived.seq(0) for arrived in self.in_hand}
+        assert leased <= waiting | side.left()
+
+
+@given(STEPS)
+def test_every_input_is_settled_once_whatever_happens(steps: list[tuple[str, int]]) -> None:
+    """Over breaks before and after the commit, late openings, and leases that end."""
+    play = Play()
+    for step, number in [*steps, ("open", 1), ("send", 1), ("answer", 99)]:
+        play.step(step, number)
+    play.check()

@@ -50,13 +50,20 @@ export function readFrame(data: ArrayBuffer): Frame | null {
   };
 }
 
-/** Values below which shares of the finite pixels are; of some ten thousand of them. */
-export function percentiles(pixels: Pixels, shares: readonly number[]): number[] {
+/** Detectors mark what is no measurement with the largest value of an unsigned dtype. */
+export function maskOf(pixels: Pixels): number {
+  if (pixels instanceof Uint16Array) return 65_535;
+  if (pixels instanceof Uint32Array) return 4_294_967_295;
+  return Infinity;
+}
+
+/** Values below which shares of the measured pixels are; of some ten thousand of them. */
+export function percentiles(pixels: Pixels, shares: readonly number[], mask: number): number[] {
   const step = Math.max(1, Math.floor(pixels.length / 20_000));
   const sample: number[] = [];
   for (let at = 0; at < pixels.length; at += step) {
     const value = pixels[at] as number;
-    if (Number.isFinite(value)) sample.push(value);
+    if (Number.isFinite(value) && value < mask) sample.push(value);
   }
   if (!sample.length) return shares.map(() => 0);
   sample.sort((a, b) => a - b);
@@ -71,8 +78,9 @@ export function levels(
   mode: LevelMode,
   low: number,
   high: number,
+  mask: number,
 ): { low: number; high: number } {
   if (mode === "fixed") return { low, high: Math.max(high, low + 1e-9) };
-  const [bottom = 0, top = 1] = percentiles(pixels, mode === "log" ? [0.01, 0.9995] : [0.01, 0.999]);
+  const [bottom = 0, top = 1] = percentiles(pixels, mode === "log" ? [0.01, 0.9995] : [0.01, 0.999], mask);
   return { low: bottom, high: top > bottom ? top : bottom + 1 };
 }

@@ -15,8 +15,10 @@ const NAMES: Record<keyof Geometry, readonly string[]> = {
   beamY: ["beam_center_y", "beam_y"],
   distanceM: ["detector_distance", "distance_m"],
   pixelM: ["x_pixel_size", "pixel_size", "pixel_m"],
-  wavelengthA: ["wavelength", "wavelength_a"],
+  wavelengthA: ["wavelength", "wavelength_a", "wavelength_angstrom"],
 };
+/** Row and column in one. */
+const CENTRES = ["beam_centre", "beam_center"] as const;
 const HC_EV_A = 12_398.42;
 
 /** The geometry that a header tells, by the names of Eiger's and NeXus' fields; null without one. */
@@ -39,9 +41,18 @@ export function geometryOf(header: unknown): Geometry | null {
 function collect(node: unknown, into: Map<string, number>, depth: number): void {
   if (depth > 8 || node === null || typeof node !== "object") return;
   for (const [key, value] of Object.entries(node)) {
-    if (typeof value === "number" && !into.has(key.toLowerCase())) into.set(key.toLowerCase(), value);
-    else collect(value, into, depth + 1);
+    const name = key.toLowerCase();
+    if (typeof value === "number" && !into.has(name)) into.set(name, value);
+    else if (isCentre(name, value)) {
+      into.set("beam_y", value[0]);
+      into.set("beam_x", value[1]);
+    } else collect(value, into, depth + 1);
   }
+}
+
+function isCentre(name: string, value: unknown): value is [number, number] {
+  if (!CENTRES.some((one) => one === name) || !Array.isArray(value) || value.length !== 2) return false;
+  return value.every((part) => typeof part === "number");
 }
 
 /** Radius of the ring of a d-spacing, detector pixels; null where it does not reach the detector. */

@@ -173,7 +173,7 @@ function useDetail(
   const { frame, paused, where } = props;
   useEffect(() => {
     setDetail(null);
-    if (!paused || !frame || !place || frame.binning <= 1 || view.zoom <= 1.2) return;
+    if (!paused || !frame || !place || frame.binning <= 1 || place.scale * frame.binning <= 1) return;
     const x0 = Math.max(Math.floor(-place.x / place.scale), 0);
     const y0 = Math.max(Math.floor(-place.y / place.scale), 0);
     const x1 = Math.min(Math.ceil((size.width - place.x) / place.scale), frame.fullWidth);

@@ -1,5 +1,5 @@
 // What the map shows: producers, sources, groups and steps, from what is declared and what is seen.
-import type { EdgeState, Health, Snapshot } from "../types";
+import type { EdgeState, Health, Producer, Snapshot } from "../types";
 import type { Arrow, Box } from "./layout";
 
 export interface MapNode extends Box {
@@ -24,6 +24,8 @@ export interface MapGraph {
   edges: MapEdge[];
 }
 
+const APART_MAX = 6;
+
 const id = (kind: string, beamtime: string, name: string) => `${kind}\n${beamtime}\n${name}`;
 
 export function graphOf(data: Snapshot): MapGraph {
@@ -43,11 +45,11 @@ export function graphOf(data: Snapshot): MapGraph {
       id: to,
       kind: "source",
       name: source.source,
-      detail: `${source.streams} streams`,
+      detail: source.streams === 1 ? "1 stream" : `${source.streams} streams`,
       state: source.state,
       beamtime: source.beamtime,
     });
-    for (const producer of source.producers) {
+    for (const producer of collapsed(source.producers)) {
       // A worker that writes is drawn as the group as which it reads.
       const step = data.steps.find((one) => stepId(one) === producer.step && one.writes === source.source);
       const reader = data.edges.some(
@@ -55,12 +57,12 @@ export function graphOf(data: Snapshot): MapGraph {
       );
       const kind = step || reader ? "group" : "producer";
       const name = kind === "group" ? producer.step : producer.step || producer.instance || "unnamed";
-      const from = id(kind, source.beamtime, name);
+      const from = id(kind, source.beamtime, kind === "group" ? name : `${name}\n${producer.instance}`);
       add({
         id: from,
         kind,
         name,
-        detail: kind === "producer" ? producer.instance || producer.address : "",
+        detail: kind === "producer" ? shortInstance(producer.instance) || producer.address : "",
         state: producer.state,
         beamtime: source.beamtime,
       });
@@ -101,6 +103,37 @@ export function graphOf(data: Snapshot): MapGraph {
     }
   }
   return { nodes: [...nodes.values()], edges: [...edges.values()] };
+}
+
+/** Producers of one step that would fill the map are drawn as one. */
+function collapsed(producers: readonly Producer[]): Producer[] {
+  const bySteps = new Map<string, Producer[]>();
+  for (const producer of producers) {
+    const known = bySteps.get(producer.step);
+    if (known) known.push(producer);
+    else bySteps.set(producer.step, [producer]);
+  }
+  return [...bySteps.values()].flatMap((found) => (found.length > APART_MAX ? [together(found)] : found));
+}
+
+function together(found: readonly Producer[]): Producer {
+  const live = found.filter((one) => one.state === "live").length;
+  const sum = (of: (one: Producer) => number) => found.reduce((total, one) => total + of(one), 0);
+  return {
+    step: found[0]?.step ?? "",
+    instance: `${live} of ${found.length} live`,
+    address: "",
+    connected: found.some((one) => one.connected),
+    rate: sum((one) => one.rate),
+    nbytes_rate: sum((one) => one.nbytes_rate),
+    age_s: Math.min(...found.map((one) => one.age_s)),
+    state: live === found.length ? "live" : "idle",
+  };
+}
+
+/** ASAPO's clients name themselves HOST_PROCESS_…; what is the same for all of them says little. */
+function shortInstance(instance: string): string {
+  return instance === "auto" ? "" : instance;
 }
 
 export function stepId(step: { pipeline: string; step: string }): string {

@@ -33,12 +33,11 @@ export function Chart(props: {
     plot.current = made;
     const resized = new ResizeObserver(() => made.setSize({ width: element.clientWidth, height }));
     resized.observe(element);
-    const scheme = matchMedia("(prefers-color-scheme: dark)");
     const redraw = () => made.redraw();
-    scheme.addEventListener("change", redraw);
+    DARK.addEventListener("change", redraw);
     return () => {
       resized.disconnect();
-      scheme.removeEventListener("change", redraw);
+      DARK.removeEventListener("change", redraw);
       made.destroy();
       plot.current = null;
     };
@@ -64,8 +63,21 @@ function data(props: { times: readonly number[]; lines: readonly Line[] }): uPlo
   return [[...props.times], ...props.lines.map((line) => [...line.values])] as uPlot.AlignedData;
 }
 
-function colour(element: Element, name: string): string {
-  return getComputedStyle(element).getPropertyValue(name).trim() || "gray";
+const colours = new Map<string, string>();
+const DARK = matchMedia("(prefers-color-scheme: dark)");
+DARK.addEventListener("change", () => colours.clear());
+
+/** A colour of the theme as a canvas takes it: variables hold pairs, light and dark. */
+function colour(name: string): string {
+  const known = colours.get(name);
+  if (known) return known;
+  const probe = document.createElement("i");
+  probe.style.color = `var(${name})`;
+  document.body.append(probe);
+  const found = getComputedStyle(probe).color;
+  probe.remove();
+  colours.set(name, found);
+  return found;
 }
 
 function options(
@@ -73,7 +85,7 @@ function options(
   element: HTMLElement,
   height: number,
 ): uPlot.Options {
-  const of = (name: string) => () => colour(element, name);
+  const of = (name: string) => () => colour(name);
   const axis = { stroke: of("--soft"), grid: { stroke: of("--rule"), width: 1 }, ticks: { show: false } };
   return {
     width: element.clientWidth || 300,

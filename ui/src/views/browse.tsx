@@ -1,10 +1,10 @@
 // Browse: where is the frame with X?
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { ApiError, get, getBytes, post } from "../api";
 import { me } from "../app";
 import { snapshot } from "../feed";
 import { bytes, moment, whole } from "../format";
-import { levels, readFrame, type Frame } from "../image/frame";
+import { levels, maskOf, readFrame, type Frame } from "../image/frame";
 import { table } from "../image/colours";
 import { CopyBar } from "../parts/copy";
 import { Provenance, type Origin } from "../parts/provenance";
@@ -16,7 +16,8 @@ interface StreamRow {
   source: string;
   stream: string;
   count: number;
-  nbytes: number;
+  /** null: not measured yet. */
+  nbytes: number | null;
   max_id: number;
   last_id: number;
   created_ns: number;
@@ -158,8 +159,9 @@ function brief(meta: Record<string, unknown>): string {
 
 function Streams(props: { beamtime: string }) {
   const { source = "", pattern = "*", after = "" } = route.value.query;
+  const [unmeasured, setUnmeasured] = useState(false);
   // Asked again as the flow goes on, but not with every snapshot.
-  const beat = Math.floor((snapshot.value?.node.up_s ?? 0) / 5);
+  const beat = Math.floor((snapshot.value?.node.up_s ?? 0) / (unmeasured ? 1 : 5));
   const [found, error] = useAnswer<{ rows: StreamRow[]; more: string }>("streams", {
     beamtime: props.beamtime,
     source,
@@ -168,12 +170,13 @@ function Streams(props: { beamtime: string }) {
     limit: PAGE,
     beat,
   });
+  useEffect(() => setUnmeasured(found?.rows.some((row) => row.nbytes === null) ?? false), [found]);
   const sources = (snapshot.value?.sources ?? []).filter((one) => one.beamtime === props.beamtime);
   const columns: Column<StreamRow>[] = [
     {
       key: "thumb",
       title: "Last",
-      cell: (row) => <Thumbnail beamtime={row.beamtime} source={row.source} stream={row.stream} id={row.max_id} />,
+      cell: (row) => <Thumbnail beamtime={row.beamtime} source={row.source} stream={row.stream} some={row.count > 0} />,
     },
     {
       key: "stream",
@@ -186,7 +189,7 @@ function Streams(props: { beamtime: string }) {
       order: (row) => `${row.source}/${row.stream}`,
     },
     { key: "count", title: "Messages", cell: (row) => whole(row.count), order: (row) => row.count, numeric: true },
-    { key: "size", title: "Size", cell: (row) => bytes(row.nbytes), order: (row) => row.nbytes, numeric: true },
+    { key: "size", title: "Size", cell: (row) => bytes(row.nbytes), order: (row) => row.nbytes ?? -1, numeric: true },
     { key: "strip", title: "Complete", cell: (row) => <Strip cells={row.strip} last={Math.max(row.max_id, row.last_id)} /> },
     { key: "began", title: "Began", cell: (row) => moment(row.created_ns), order: (row) => row.created_ns },
     { key: "last", title: "Newest", cell: (row) => moment(row.last_ns), order: (row) => row.last_ns },
@@ -258,20 +261,36 @@ function Strip(props: { cells: readonly number[]; last: number }) {
 }
 
 const THUMB_PX = 64;
+/** The newest message, as an id. */
+const LAST = -1;
 
-function Thumbnail(props: { beamtime: string; source: string; stream: string; id: number }) {
-  const { beamtime, source, stream, id } = props;
+function Thumbnail(props: { beamtime: string; source: string; stream: string; some: boolean }) {
+  const { beamtime, source, stream, some } = props;
   const [frame, setFrame] = useState<Frame | null>(null);
+  const place = useRef<HTMLSpanElement>(null);
   useEffect(() => {
-    if (!id) return;
+    const element = place.current;
+    if (!some || !element) return;
     const gone = new AbortController();
-    getBytes("frame", { beamtime, source, stream, id, max_px: THUMB_PX }, gone.signal)
-      .then((data) => setFrame(readFrame(data)))
-      .catch(() => undefined);
-    return () => gone.abort();
+    const seen = new IntersectionObserver((entries) => {
+      if (!entries.some((entry) => entry.isIntersecting)) return;
+      seen.disconnect();
+      getBytes("frame", { beamtime, source, stream, id: LAST, max_px: THUMB_PX }, gone.signal)
+        .then((data) => setFrame(readFrame(data)))
+        .catch(() => undefined);
+    });
+    seen.observe(element);
+    return () => {
+      seen.disconnect();
+      gone.abort();
+    };
     // One picture for each stream: not a new one with each message.
-  }, [beamtime, source, stream]);
-  return <Small frame={frame} />;
+  }, [beamtime, source, stream, some]);
+  return (
+    <span ref={place} class="thumb-place">
+      {frame && <Small frame={frame} />}
+    </span>
+  );
 }
 
 /** A small picture on a plain canvas: pages of them would use up a browser's WebGL contexts. */
@@ -283,10 +302,13 @@ function Small(props: { frame: Frame | null }) {
     canvas.width = frame.width;
     canvas.height = frame.height;
     const colours = table("viridis");
-    const { low, high } = levels(frame.pixels, "percentile", 0, 0);
+    const mask = maskOf(frame.pixels);
+    const { low, high } = levels(frame.pixels, "percentile", 0, 0, mask);
     const image = context.createImageData(frame.width, frame.height);
     for (let at = 0; at < frame.pixels.length; at += 1) {
-      const share = ((frame.pixels[at] as number) - low) / (high - low);
+      const value = frame.pixels[at] as number;
+      if (!(value < mask)) continue;
+      const share = (value - low) / (high - low);
       const entry = 4 * Math.round(255 * Math.min(Math.max(share, 0), 1));
       image.data.set(colours.subarray(entry, entry + 4), 4 * at);
     }
@@ -448,7 +470,7 @@ function MessagePanel(props: { where: { beamtime: string; source: string; stream
       <h2>
         {path}[{id}]
       </h2>
-      <Small frame={frame} />
+      {frame && <Small frame={frame} />}
       <dl class="facts">
         <dt>Size</dt>
         <dd>

@@ -55,7 +55,7 @@ const COLUMNS: readonly Column<GroupState>[] = [
     key: "evict",
     title: "Leaves the cache in",
     hint: "time until what it lags behind is only on disk, which is slower, or gone",
-    cell: (row) => (row.lag && row.evict_in_s !== null ? duration(row.evict_in_s) : "–"),
+    cell: (row) => leaving(row),
     order: (row) => row.evict_in_s ?? Infinity,
     numeric: true,
   },
@@ -82,6 +82,11 @@ const COLUMNS: readonly Column<GroupState>[] = [
     numeric: true,
   },
 ];
+
+function leaving(row: GroupState): string {
+  if (!row.lag || row.evict_in_s === null) return "–";
+  return row.evict_in_s > 0 ? duration(row.evict_in_s) : "has left it";
+}
 
 export function GroupsView() {
   const { group = "", picked = "" } = route.value.query;

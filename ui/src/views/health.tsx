@@ -94,7 +94,7 @@ export function HealthView() {
         <CopyBar command="beamstream doctor" />
       </section>
       <section class="panel charts">
-        <h2>Last {duration(chartSeconds.value)}</h2>
+        <h2>Last {chartSeconds.value / 60} min</h2>
         <Chart
           title="Messages"
           times={series.times}

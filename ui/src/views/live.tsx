@@ -1,10 +1,11 @@
 // Live: is data arriving, and does it look right?
+import type { ComponentChildren } from "preact";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { get } from "../api";
 import { now, snapshot, watchPreview } from "../feed";
 import { byteRate, duration, hertz, millis, whole } from "../format";
 import { chartSeconds, line, useSeries } from "../history";
-import { levels, readFrame, type Frame, type LevelMode } from "../image/frame";
+import { levels, maskOf, readFrame, type Frame, type LevelMode } from "../image/frame";
 import { MAP_NAMES, type MapName } from "../image/colours";
 import { geometryOf, type Geometry } from "../image/geometry";
 import type { Look } from "../image/painter";
@@ -16,7 +17,8 @@ import { route, set } from "../route";
 import type { SourceState } from "../types";
 
 const KEPT = 40;
-const PREVIEW_PX = 1024;
+const KEPT_NBYTES = 24 * 2 ** 20;
+const PREVIEW_PX = 512;
 const PREVIEW_HZ = 5;
 const MODES: readonly LevelMode[] = ["percentile", "log", "fixed"];
 
@@ -47,16 +49,21 @@ function Watched(props: { of: SourceState; all: readonly SourceState[]; stream: 
   const geometry = useMemo(() => geometryOf(header), [header]);
   const curve = film.frame !== null && film.frame.fullHeight === 1;
   return (
-    <div class="live">
+    <div class="watched">
       <section class="panel picture">
         <Choice of={of} all={props.all} stream={stream} />
         {curve && film.frame ? (
-          <Curve frame={film.frame} />
+          <>
+            <Curve frame={film.frame} />
+            <Footer of={of} film={film} stream={stream} />
+            <Film film={film} />
+          </>
         ) : (
-          <Pictured where={where} film={film} geometry={geometry} />
+          <Pictured where={where} film={film} geometry={geometry}>
+            <Footer of={of} film={film} stream={stream} />
+            <Film film={film} />
+          </Pictured>
         )}
-        <Film film={film} />
-        <Footer of={of} film={film} stream={stream} />
         <CopyBar
           command={`beamstream watch '${of.source}/${stream}'`}
           python={`import beamstream as bs\nhub = bs.connect()\nframe = hub.stream(${JSON.stringify(`${of.source}/${stream}`)})[-1].array()`}
@@ -92,7 +99,7 @@ function useFilm(where: { beamtime: string; source: string; stream: string }): F
     return watchPreview({ ...where, max_px: PREVIEW_PX, hz: PREVIEW_HZ }, (data) => {
       const frame = readFrame(data);
       if (!frame || held.current) return;
-      frames.current = [...frames.current, frame].slice(-KEPT);
+      frames.current = kept([...frames.current, frame]);
       arrivals.current = [...arrivals.current, Date.now()].slice(-10);
       redraw((count) => count + 1);
     });
@@ -123,6 +130,16 @@ function useFilm(where: { beamtime: string; source: string; stream: string }): F
   const shownHz = first && times.length > 1 ? ((times.length - 1) * 1000) / (Date.now() - first) : 0;
   const frame = frames.current.at(-1 - back) ?? null;
   return { frame, paused, shownHz, back, kept: frames.current.length, pause, step };
+}
+
+/** The newest of them that memory is given to. */
+export function kept(frames: readonly Frame[]): Frame[] {
+  let nbytes = 0;
+  const from = frames.findLastIndex((frame, at) => {
+    nbytes += frame.pixels.byteLength;
+    return nbytes > KEPT_NBYTES || frames.length - at > KEPT;
+  });
+  return frames.slice(Math.min(from + 1, frames.length - 1));
 }
 
 function useHeader(where: { beamtime: string; source: string; stream: string }): unknown {
@@ -175,16 +192,18 @@ function Pictured(props: {
   where: { beamtime: string; source: string; stream: string };
   film: FilmState;
   geometry: Geometry | null;
+  children: ComponentChildren;
 }) {
   const { film } = props;
   const { query } = route.value;
   const mode = MODES.find((one) => one === query["levels"]) ?? "percentile";
   const map = MAP_NAMES.find((one) => one === query["map"]) ?? "viridis";
-  const mask = query["mask"] === undefined ? defaultMask(film.frame) : Number(query["mask"]);
+  const unmasked = film.frame ? maskOf(film.frame.pixels) : Infinity;
+  const mask = query["mask"] === undefined ? unmasked : Number(query["mask"]);
   const look = useMemo<Look>(() => {
     if (!film.frame) return { low: 0, high: 1, log: false, map, mask: Infinity };
     const [low, high] = [Number(query["low"] ?? 0), Number(query["high"] ?? 100)];
-    return { ...levels(film.frame.pixels, mode, low, high), log: mode === "log", map, mask };
+    return { ...levels(film.frame.pixels, mode, low, high, mask), log: mode === "log", map, mask };
   }, [film.frame, mode, map, mask, query["low"], query["high"]]);
   const rings = query["rings"] === "off" ? null : props.geometry;
   return (
@@ -196,17 +215,10 @@ function Pictured(props: {
         paused={film.paused}
         geometry={rings}
       />
+      {props.children}
       <Levels mode={mode} map={map} look={look} geometry={props.geometry} />
     </>
   );
-}
-
-/** Detectors mark gaps with the largest value of an unsigned dtype. */
-function defaultMask(frame: Frame | null): number {
-  const pixels = frame?.pixels;
-  if (pixels instanceof Uint16Array) return 65_535;
-  if (pixels instanceof Uint32Array) return 4_294_967_295;
-  return Infinity;
 }
 
 function Levels(props: { mode: LevelMode; map: MapName; look: Look; geometry: Geometry | null }) {
@@ -357,7 +369,7 @@ function Charts(props: { of: SourceState }) {
   });
   return (
     <section class="panel charts">
-      <h2>Last {duration(chartSeconds.value)}</h2>
+      <h2>Last {chartSeconds.value / 60} min</h2>
       <Chart
         title="Frames"
         times={series.times}

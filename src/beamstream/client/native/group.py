@@ -234,17 +234,22 @@ def make_group(
         settled=settled,
         headers=headers,
     )
-    if not 1 <= batch_max <= limits.NATIVE_BATCH_MAX:
-        raise BadInput(f"batch_max={batch_max}", hint=f"1 … {limits.NATIVE_BATCH_MAX}")
-    if exclusive + bool(sticky) + bool(key) > 1 or sticky < 0:
-        raise BadInput(
-            f"exclusive={exclusive}, sticky={sticky}, key={key!r} do not go together",
-            hint="they are different answers to who is handed a message: choose one",
-        )
+    _check_sharing(asked)
     if max_attempts < 0 or min_parts < 0 or wait < 0 or ahead_messages < 1 or ahead_nbytes < 1:
         raise BadInput("numbers of a group must not be negative")
     ahead = (ahead_messages, min(ahead_nbytes, hub._ahead_nbytes_max))
     return Group(hub, name, asked, ack=ack, timeout=timeout, ahead=ahead, explain=explain)
+
+
+def _check_sharing(asked: Subscribe) -> None:
+    if not 1 <= asked.batch_max <= limits.NATIVE_BATCH_MAX:
+        raise BadInput(f"batch_max={asked.batch_max}", hint=f"1 … {limits.NATIVE_BATCH_MAX}")
+    if asked.exclusive + bool(asked.sticky) + bool(asked.key) > 1 or asked.sticky < 0:
+        raise BadInput(
+            f"exclusive={asked.exclusive}, sticky={asked.sticky}, key={asked.key!r} do not go "
+            "together",
+            hint="they are different answers to who is handed a message: choose one",
+        )
 
 
 def to_start(start: str | int | datetime) -> tuple[Start, int]:
