@@ -90,10 +90,16 @@ def test_a_cache_that_ends_soon_is_told_with_its_size() -> None:
 
 
 def test_a_disk_that_fills_says_when() -> None:
-    assert flow.disk_full(DiskUse(free=10**9, nbytes=10**12)).ok
-    soon = flow.disk_full(DiskUse(free=10**9, nbytes=10**12, full_in_s=600.0))
-    assert (soon.ok, soon.detail[:8]) == (False, "10.0 min")
-    assert flow.disk_full(DiskUse(free=10**9, nbytes=10**12, full_in_s=7200.0)).ok
+    def told(full_in_s: float | None, seen_long: bool) -> bool | None:
+        disk = DiskUse(free=10**9, nbytes=10**12, full_in_s=full_in_s)
+        return flow.disk_full(disk, seen_long=seen_long).ok
+
+    assert [told(None, long) for long in (True, False)] == [True, True]
+    assert [told(7200.0, long) for long in (True, False)] == [True, True]
+    # Of a few seconds somebody else's file makes an alarm.
+    assert [told(600.0, long) for long in (True, False)] == [False, None]
+    soon = flow.disk_full(DiskUse(free=1, nbytes=10, full_in_s=600.0), seen_long=True)
+    assert soon.detail.startswith("10.0 min at the rate of the last minute")
 
 
 @given(share=st.floats(0, 1), name=st.sampled_from(["streams in use", "connections native", "x"]))

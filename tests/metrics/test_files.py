@@ -11,20 +11,20 @@ import pytest
 import yaml
 
 from beamstream.cli.main import COMMANDS
-from docs.pages import table
-from metrics.watched import DASHBOARD, PROMETHEUS, ROOT, dashboard_queries, missing_programs, rules
+from metrics.watched import (
+    DASHBOARD,
+    PROMETHEUS,
+    ROOT,
+    dashboard_queries,
+    documented,
+    missing_programs,
+    rules,
+)
 
 needs_promtool = pytest.mark.skipif(
     "promtool" in missing_programs(), reason="Debian package prometheus is not there"
 )
-PAGE = ROOT / "docs" / "reference" / "metrics.md"
 _METRIC = re.compile(r"beamstream_[a-z_]+")
-
-
-def documented() -> dict[str, list[str]]:
-    """Rows of the page by name."""
-    rows = table(PAGE)
-    return {row[0]: row for row in rows if _METRIC.fullmatch(row[0])}
 
 
 def promtool(*words: str | Path) -> str:

@@ -18,6 +18,7 @@ from metrics.watched import (
     Prometheus,
     as_bool,
     dashboard_queries,
+    documented,
     missing_programs,
     rules,
     until,
@@ -108,10 +109,16 @@ def test_errors_are_told_by_code(watched: Watched) -> None:
     assert {row["metric"]["code"] for row in found} == {"E103"}
 
 
-def test_no_label_tells_more_than_is_documented(watched: Watched) -> None:
-    allowed = {"beamtime", "source", "group", "le", "door", "code", "limit", "pipeline", "step"}
-    labels = set(re.findall(r'[{,]([a-z_]+)="', watched.monitor.text()))
-    assert {"beamtime", "source", "group", "le", "limit"} <= labels <= allowed
+def test_what_is_told_is_what_is_documented(watched: Watched) -> None:
+    text = watched.monitor.text()
+    types = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.M))
+    rows = documented()
+    assert types == {name: kind for name, (_, kind, *_) in rows.items()}
+    for name, (_, _, _, said, _) in rows.items():
+        found = set()
+        for labels in re.findall(rf"^{name}(?:_bucket|_sum|_count)?(?:{{(.*)}})? ", text, re.M):
+            found.update(re.findall(r'(?:^|,)([a-z_]+)="', labels))
+        assert found == {label for label in said.split(", ") if label}, name
 
 
 def test_a_frozen_node_is_told_within_seconds(watched: Watched) -> None:

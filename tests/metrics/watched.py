@@ -23,6 +23,7 @@ from beamstream.errors import BadQuery
 from beamstream.monitor import jobs
 from beamstream.testing.node import NodeProcess
 from beamstream.wire.native import calls
+from docs.pages import table
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PROMETHEUS: Final = ROOT / "deploy" / "prometheus"
@@ -42,6 +43,12 @@ def rules() -> dict[str, str]:
     """Expressions of the alerts, by name."""
     document = yaml.safe_load((PROMETHEUS / "alerts.yml").read_text())
     return {rule["alert"]: rule["expr"] for group in document["groups"] for rule in group["rules"]}
+
+
+def documented() -> dict[str, list[str]]:
+    """Rows of the reference of metrics, by name: name, type, unit, labels, what it is."""
+    rows = table(ROOT / "docs" / "reference" / "metrics.md")
+    return {row[0]: row for row in rows if row[0].startswith("beamstream_")}
 
 
 def as_bool(expression: str) -> str:

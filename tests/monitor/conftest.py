@@ -52,5 +52,5 @@ def images(hub: bs.Hub) -> bs.Stream:
         for id in [*range(1, 11), *range(16, 31)]:
             image = np.zeros((300, 400), np.uint16)
             image[id, 2 * id] = 60_000
-            writer.send(image, {"n": id, "even": id % 2 == 0}, id=id)
+            writer.send(image, {"n": id, "half": id % 2}, id=id)
     return stream

@@ -58,6 +58,10 @@ def source(told: Any, name: str) -> Any:
     return next((row for row in told["data"]["sources"] if row["source"] == name), None)
 
 
+def lag_of(told: Any, group: str) -> int | None:
+    return next((row["lag"] for row in told["data"]["groups"] if row["group"] == group), None)
+
+
 def test_numbers_are_those_that_were_sent(monitor: MonitorProcess, hub: bs.Hub) -> None:
     stream = hub.source("counted").stream("s")
     with monitor.feed() as tab, stream.writer(finish=False) as writer:
@@ -171,13 +175,17 @@ def test_what_is_not_understood_is_told(monitor: MonitorProcess, said: str) -> N
         assert snapshot(tab), "and goes on"
 
 
+def read_all(tab: ClientConnection) -> None:
+    while True:
+        tab.recv(timeout=20)
+
+
 def closed(tab: ClientConnection) -> int:
-    try:
-        while True:
-            tab.recv(timeout=20)
-    except ConnectionClosed as over:
-        assert over.rcvd is not None
-        return over.rcvd.code
+    with pytest.raises(ConnectionClosed) as over:
+        read_all(tab)
+    told = over.value.rcvd
+    assert told is not None
+    return told.code
 
 
 def test_who_says_too_much_is_sent_away(monitor: MonitorProcess) -> None:

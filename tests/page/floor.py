@@ -100,9 +100,7 @@ class Floor:
         def send(id: int, frame: NDArray[Any], meta: dict[str, Any]) -> Callable[[], object]:
             return writer.send(frame, meta, id=id).result
 
-        self.feed = Feed(
-            send, simulated(self._shape), self._rate_hz, end=lambda _: writer.close()
-        )
+        self.feed = Feed(send, simulated(self._shape), self._rate_hz, end=lambda _: writer.close())
         self.feed.start()
 
     def _page_is_there(self) -> bool:

@@ -1,7 +1,7 @@
 // Numbers for people: always with a unit, at most four digits, never two meanings.
 
 const SI = ["", "k", "M", "G", "T", "P"];
-const THIN = " ";
+const THIN = "\u202f";
 
 /** 1234567 -> "1.23 M". */
 export function compact(value: number): string {
@@ -71,4 +71,10 @@ export function moment(ns: number): string {
 
 export function percent(share: number): string {
   return `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)}${THIN}%`;
+}
+
+/** Seconds since 1970 UTC -> "12:31" or "12:31:07" of this machine. */
+export function clock(seconds: number, withSeconds: boolean): string {
+  const text = moment(seconds * 1e9).slice(11);
+  return withSeconds ? text : text.slice(0, 5);
 }

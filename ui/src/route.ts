@@ -39,6 +39,7 @@ export function href(view: View, query: Record<string, string> = {}): string {
 /** Change some values of this view's address; `replace` leaves no step back in the history. */
 export function set(query: Record<string, string>, replace = true): void {
   const next = write({ view: current.value.view, query: { ...current.value.query, ...query } });
+  if (next === location.hash) return;
   if (replace) {
     history.replaceState(null, "", next);
     current.value = parse(next);

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { bytes, compact, duration, hertz, millis, whole } from "../src/format";
 
-const plain = (text: string) => text.replace(/ /g, " ");
+const plain = (text: string) => text.replace(/\u202f/g, " ");
 
 test("numbers have at most four digits and a unit", () => {
   assert.equal(plain(compact(1_234_567)), "1.23 M");

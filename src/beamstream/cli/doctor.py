@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from beamstream.cli.doctor_checks import Finding
     from beamstream.client.native.hub import Hub
     from beamstream.client.native.places import Access, Place, Url
+    from beamstream.monitor.documents import DiskUse
 
 _TIMEOUT_S: Final = 5.0
 _CLOCK_LOOKS: Final = 5
 _FLOW_S: Final = 2.0
+_LASTING_S: Final = 60.0
 _MARKS: Final = {True: "✓", False: "✗", None: "–"}
 _COLOURS: Final = {True: "\x1b[32m", False: "\x1b[31m", None: "\x1b[2m"}
 _TCP: Final = ("net.ipv4.tcp_rmem", "net.ipv4.tcp_wmem")
@@ -86,8 +88,9 @@ def _of_node(node: Node) -> Iterator[Finding]:
         call_timeout=_TIMEOUT_S,
     ) as there:
         yield from _of_session(there, access)
-        yield from _of_flow(there)
-    yield _of_monitor(access, ca)
+        monitor, lasting = _of_monitor(access, ca)
+        yield monitor
+        yield from _of_flow(there, lasting)
 
 
 def _of_session(there: Hub, access: Access) -> Iterator[Finding]:
@@ -127,7 +130,7 @@ def _clock_offset(there: Hub) -> float:
     return best[1]
 
 
-def _of_flow(there: Hub) -> Iterator[Finding]:
+def _of_flow(there: Hub, lasting: DiskUse | None) -> Iterator[Finding]:
     from beamstream.cli import doctor_flow
     from beamstream.cli.doctor_checks import Finding
     from beamstream.cli.top_watching import Watching
@@ -143,7 +146,7 @@ def _of_flow(there: Hub) -> Iterator[Finding]:
         remedy = "it is overloaded, or waits for its disk: see its log"
         yield Finding("answers of the node", False, f"none within {answer_s:.1f} s", remedy)
         return
-    yield from doctor_flow.of_snapshot(look.snapshot, answer_s)
+    yield from doctor_flow.of_snapshot(look.snapshot, answer_s, lasting)
 
 
 def _of_tls(url: Url, place: Place, ca: str) -> Finding:
@@ -174,18 +177,28 @@ def _certificate_left_s(url: Url, ca: str) -> float | None:
     return None
 
 
-def _of_monitor(access: Access, ca: str) -> Finding:
+def _of_monitor(access: Access, ca: str) -> tuple[Finding, DiskUse | None]:
+    """Whether the monitor answers, and how it has seen the disk."""
+    import msgspec
+
     from beamstream.cli import doctor_flow, monitor_api
     from beamstream.errors import Error
+    from beamstream.monitor.documents import SnapshotFrame
 
     began = time.perf_counter()
     try:
-        monitor_api.get(access, "/api/v1/health", {}, timeout_s=_TIMEOUT_S, tls_ca=ca)
+        said = monitor_api.get(access, "/api/v1/overview", {}, timeout_s=_TIMEOUT_S, tls_ca=ca)
+        seen = msgspec.json.decode(said, type=SnapshotFrame).data
     except monitor_api.NoMonitor as error:
-        return doctor_flow.monitor(None, error.message)
+        return doctor_flow.monitor(None, error.message), None
     except Error as error:
-        return doctor_flow.monitor(None, error.message, broken=True)
-    return doctor_flow.monitor(time.perf_counter() - began, "")
+        return doctor_flow.monitor(None, error.message, broken=True), None
+    except msgspec.DecodeError as error:
+        return doctor_flow.monitor(None, f"not understood: {error}", broken=True), None
+    took_s = time.perf_counter() - began
+    # A monitor is as old as its node, or restarted: it has to have seen a minute.
+    lasting = seen.node.disk if seen.node.up_s > _LASTING_S else None
+    return doctor_flow.monitor(took_s, ""), lasting
 
 
 def _of_machine() -> Iterator[Finding]:

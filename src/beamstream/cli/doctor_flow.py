@@ -35,17 +35,18 @@ _LIMIT_REMEDIES: Final[Mapping[str, str]] = {
 }
 
 
-def of_snapshot(snapshot: Snapshot, answer_s: float) -> Iterator[Finding]:
+def of_snapshot(snapshot: Snapshot, answer_s: float, lasting: DiskUse | None) -> Iterator[Finding]:
     """All that the node's counters tell.
 
     Parameters
     ----------
     answer_s : how long the node took to tell them.
+    lasting : the disk as somebody saw it for longer, if there is somebody.
     """
     yield answering(answer_s, snapshot.node.cpu)
     yield from groups(snapshot.groups)
     yield from cache_ends(snapshot)
-    yield disk_full(snapshot.node.disk)
+    yield disk_full(lasting or snapshot.node.disk, seen_long=lasting is not None)
     yield limits(snapshot.limits)
     yield errors(snapshot.errors)
 
@@ -145,15 +146,17 @@ def _size(nbytes: float) -> str:
     return f"{max(round(nbytes / 1024**3), 1)}GiB"
 
 
-def disk_full(disk: DiskUse) -> Finding:
-    """Whether the disk lasts for another hour."""
+def disk_full(disk: DiskUse, *, seen_long: bool) -> Finding:
+    """Whether the disk lasts for another hour; who looked for seconds only cannot know."""
     name = "disk is full in"
     if disk.full_in_s is None:
         return Finding(name, True, f"it does not fill; {show_nbytes(disk.free)} free")
+    lasts = disk.full_in_s >= DISK_FULL_S_MIN
+    rate = "of the last minute" if seen_long else "of the last seconds"
     return Finding(
         name,
-        disk.full_in_s >= DISK_FULL_S_MIN,
-        f"{show_span(disk.full_in_s)} at the rate of now; {show_nbytes(disk.free)} free",
+        lasts if lasts or seen_long else None,
+        f"{show_span(disk.full_in_s)} at the rate {rate}; {show_nbytes(disk.free)} free",
         "remove streams (beamstream stream rm SOURCE/STREAM --files), or slow what writes",
     )
 

@@ -13,13 +13,16 @@ from beamstream.cli.options import Usage, flag, maybe
 from beamstream.cli.terminal import until_stopped
 
 
+def _each(help: str) -> Parameter:
+    """An option that is given once for each node."""
+    return Parameter(negative="", help=f"{help} Again for each node.", show_default=False)
+
+
 def monitor(
     *,
     listen: Annotated[str, Parameter(help="HOST:PORT at which it answers.")] = "127.0.0.1:8410",
-    node: Annotated[tuple[str, ...], maybe("[NAME=]URL; again for each. Else as all do.")] = (),
-    token_file: Annotated[
-        tuple[Path, ...], maybe("With a token, one for each --node. Else BEAMSTREAM_TOKEN.")
-    ] = (),
+    node: Annotated[tuple[str, ...], _each("[NAME=]URL; else the one that is found.")] = (),
+    token_file: Annotated[tuple[Path, ...], _each("Its token; else BEAMSTREAM_TOKEN.")] = (),
     data: Annotated[Path | None, maybe("Folder for its history; else it is forgotten.")] = None,
     prefix: Annotated[str, maybe("/PATH in front of all, as a proxy has it.")] = "",
     secure: Annotated[bool, flag("The page is reached by https.")] = False,

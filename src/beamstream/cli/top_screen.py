@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 _STYLES: Final = {"good": "", "bad": "bold red", "odd": "yellow", "": "dim"}
 _HEAD_STYLES: Final = {"good": "green", "bad": "bold red", "odd": "yellow", "": ""}
-_AROUND: Final = 6
-"""Lines that are no rows: three above, the table's head, two below."""
+_AROUND: Final = 7
+"""Lines that are no rows: four above and an empty one, the table's head, one below."""
 
 
 def show(watched: Watching, view: View, wanted: str, every_s: float) -> None:
@@ -36,7 +36,7 @@ def show(watched: Watching, view: View, wanted: str, every_s: float) -> None:
         look, due = watched.look(), time.monotonic() + every_s
         while not screen.over:
             screen = fitted(screen, look, console.height)
-            live.update(drawn(look, screen, console.height), refresh=True)
+            live.update(drawn(look, screen, *console.size), refresh=True)
             for key in keys.wait(due - time.monotonic()):
                 screen = press(screen, key)
             if time.monotonic() >= due:
@@ -55,17 +55,19 @@ def _room(height: int) -> int:
     return max(height - _AROUND, 1)
 
 
-def drawn(look: Look | None, screen: Screen, height: int) -> Group:
-    """A look on a screen of so many lines."""
+def drawn(look: Look | None, screen: Screen, width: int, height: int) -> Group:
+    """A look on a screen of so many columns and lines."""
     if look is None:
         return Group(_line("waiting for the node", ""))
     whole = top_view.table(look, screen.view, screen.wanted)
     rows = whole.rows[screen.first : screen.first + _room(height)]
-    table = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for name in whole.head:
+    part = top_view.narrowed(whole._replace(rows=rows), width)
+    padding = (0, len(top_view.GAP), 0, 0)
+    table = RichTable(box=None, pad_edge=False, padding=padding, header_style="bold")
+    for name in part.head:
         justify = "left" if name in whole.words else "right"
         table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    for row in rows:
+    for row in part.rows:
         # Names are anybody's: they are text, not markup, and cannot command the terminal.
         cells = [Text(plain(cell)) for cell in row.cells]
         table.add_row(*cells, style="dim" if look.stale else _STYLES[row.mood])

@@ -11,6 +11,7 @@ from beamstream.cli.top_watching import Look, StreamLine
 from beamstream.monitor.documents import EdgeState, GroupState, Quantiles, StepState
 
 NOTHING: Final = "-"
+GAP: Final = "  "
 
 _KEYS: Final = "s streams  g groups  p steps  / filter  q quit"
 _FULL_SOON_S: Final = 24 * 3600.0
@@ -30,15 +31,16 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """`words`: columns of text, which are flush left."""
+    """`words`: columns of text, which are flush left; `spare`: those to leave out first."""
 
     head: tuple[str, ...]
     words: frozenset[str]
     rows: tuple[Row, ...]
+    spare: tuple[str, ...] = ()
 
 
 def head_lines(look: Look) -> tuple[tuple[str, Mood], ...]:
-    """What is above the tables: the node, how fast, what is full, and one sentence."""
+    """What is above the tables: the node, how fast, how full, and one sentence."""
     node = look.snapshot.node
     rates, cache, disk = node.rates, node.cache, node.disk
     where = "all beamtimes" if look.beamtime == "*" else f"beamtime {look.beamtime}"
@@ -48,12 +50,15 @@ def head_lines(look: Look) -> tuple[tuple[str, Mood], ...]:
     )
     second = (
         f"in {per_s(rates.in_messages)} {bytes_per_s(rates.in_nbytes)}   "
-        f"out {per_s(rates.out_messages)} {bytes_per_s(rates.out_nbytes)}   "
+        f"out {per_s(rates.out_messages)} {bytes_per_s(rates.out_nbytes)}"
+    )
+    third = (
         f"cache {show_share(cache.used, cache.nbytes)} of {show_nbytes(cache.nbytes)}   "
         f"disk {show_nbytes(disk.free)} free{_full(disk.full_in_s)}   cpu {node.cpu:.2f}"
     )
     mood = "bad" if look.stale else ""
-    return (first, mood), (second, mood), (look.snapshot.sentence, mood or _sentence_mood(look))
+    sentence = look.snapshot.sentence
+    return (first, mood), (second, mood), (third, mood), (sentence, mood or _sentence_mood(look))
 
 
 def _full(full_in_s: float | None) -> str:
@@ -105,13 +110,32 @@ def table(look: Look, view: View, wanted: str = "") -> Table:
     return whole._replace(rows=tuple(rows))
 
 
+def narrowed(whole: Table, width: int) -> Table:
+    """A table with so many columns as fit into `width`, the most important ones.
+
+    >>> narrowed(Table(("A", "B"), frozenset(), (Row(("aaaa", "bbbb"), ""),), ("B",)), 8).head
+    ('A',)
+    """
+    spare = list(whole.spare)
+    while spare and _width(whole) > width:
+        at = whole.head.index(spare.pop(0))
+        rows = (row._replace(cells=row.cells[:at] + row.cells[at + 1 :]) for row in whole.rows)
+        whole = whole._replace(head=whole.head[:at] + whole.head[at + 1 :], rows=tuple(rows))
+    return whole
+
+
+def _width(whole: Table) -> int:
+    columns = zip(whole.head, *(row.cells for row in whole.rows), strict=True)
+    return sum(max(map(len, column)) + len(GAP) for column in columns) - len(GAP)
+
+
 # ------------------------------------------------------------------------------- streams
 
 
 def _streams(look: Look) -> Table:
     head = ("STREAM", "STATE", "RATE", "BYTES/S", "AGE", "LAST ID", "MESSAGES", "MISSING")
     rows = tuple(_stream(row, look) for row in look.streams)
-    return Table(head, frozenset(("STREAM", "STATE")), rows)
+    return Table(head, frozenset(("STREAM", "STATE")), rows, ("MESSAGES", "BYTES/S", "MISSING"))
 
 
 def _stream(row: StreamLine, look: Look) -> Row:
@@ -147,7 +171,8 @@ def _groups(look: Look) -> Table:
     rows = tuple(
         _group(row, edges.get((row.beamtime, row.source, row.group)), look) for row in ordered
     )
-    return Table(head, frozenset(("GROUP", "STREAM", "STATE", "TREND")), rows)
+    spare = ("AGAIN", "P99", "MEMBERS", "RATE", "UNACKED", "DELAY P50", "DEAD", "TREND")
+    return Table(head, frozenset(("GROUP", "STREAM", "STATE", "TREND")), rows, spare)
 
 
 _WORST: Final = ("stuck", "slow", "ok", "gone")
@@ -180,7 +205,8 @@ def _group(row: GroupState, edge: EdgeState | None, look: Look) -> Row:
 def _steps(look: Look) -> Table:
     head = ("STEP", "STATE", "RUNNING", "READS", "WRITES", "IN", "OUT", "DELAY P50", "P99")
     rows = tuple(_step(row, look) for row in look.snapshot.steps)
-    return Table(head, frozenset(("STEP", "STATE", "READS", "WRITES")), rows)
+    spare = ("P99", "DELAY P50", "READS", "WRITES")
+    return Table(head, frozenset(("STEP", "STATE", "READS", "WRITES")), rows, spare)
 
 
 def _step(row: StepState, look: Look) -> Row:

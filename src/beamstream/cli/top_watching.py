@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 _ANSWER_S: Final = 1.0
 """A node that has not answered after this is shown as it was, with the age of that."""
 
+_PATIENCE_S: Final = 7 * 86_400.0
+"""A node that comes back after a night is shown again."""
+
+_CONNECT_S: Final = 5.0
 _DECLARED_S: Final = 5.0
 _FORGET: Final = 100
 
@@ -196,7 +200,8 @@ def watching(node: Node, *, step: str) -> Iterator[Watching]:
         beamtime=access.beamtime,
         token=access.token,
         step=step,
-        timeout=5.0,
+        timeout=_CONNECT_S,
+        patience=_PATIENCE_S,
         call_timeout=_ANSWER_S,
     ) as hub:
         yield Watching(hub, access.url)

@@ -44,6 +44,7 @@ class Enter(NamedTuple):
 
 async def me(at: Asked, _: doc.AtNode) -> doc.Me:
     """Who asks, and what they may see."""
+    await at.node.sampler.fresh(2.5)
     return at.desk.me(at.node, at.visitor)
 
 
@@ -64,8 +65,8 @@ async def overview(at: Asked, asked: asking.OfBeamtime) -> doc.SnapshotFrame:
     """What there is to see at this moment."""
     if asked.beamtime:
         at.visitor.check_sees(asked.beamtime)
-    with at.node.sampler.watched():
-        data = await at.desk.in_thread(at.desk.snapshot, at.node, at.visitor, asked.beamtime)
+    await at.node.sampler.fresh()
+    data = await at.desk.in_thread(at.desk.snapshot, at.node, at.visitor, asked.beamtime)
     if data is None:
         raise at.node.sampler.failure()
     return doc.SnapshotFrame(
@@ -118,6 +119,8 @@ def _report(at: Asked, asked: asking.OfReport) -> str:
 
 async def make_metrics(at: Asked, _: asking.OfMetrics) -> Raw:
     """The counters for Prometheus."""
+
+    await at.node.sampler.fresh()
 
     def made() -> str:
         found = at.desk.snapshot(at.node, at.visitor, "")

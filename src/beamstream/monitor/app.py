@@ -94,7 +94,7 @@ class Web:
         asked = await _asked(route, request)
         node = self._desk.node(asked.node)
         visitor = await self._visitor(request, node)
-        _check(self._desk, route, node, visitor, asked)
+        await _check(self._desk, route, node, visitor, asked)
         found = await route.handle(Asked(self._desk, node, visitor), asked)
         match found:
             case Raw(data, media):
@@ -265,15 +265,18 @@ async def _body(request: Request) -> dict[str, Any]:
     return found
 
 
-def _check(desk: Desk, route: Route, node: Node, visitor: Visitor, asked: Any) -> None:
+async def _check(desk: Desk, route: Route, node: Node, visitor: Visitor, asked: Any) -> None:
     """Whether somebody may ask this; raises `Denied` if not."""
     if route.need == "anyone":
         return
     if not visitor.somebody:
         raise BadToken("this is shown with a token", hint="log in: beamstream token new")
+    beamtime = getattr(asked, "beamtime", None)
+    if beamtime and visitor.may_see(beamtime) and beamtime not in node.sampler.beamtimes():
+        # It may be a new one.
+        await node.sampler.fresh(0.0)
     if route.need == "viewer":
         return
-    beamtime = getattr(asked, "beamtime", None)
     if beamtime is not None:
         visitor.check_operates(beamtime)
         desk.beamtime(node, visitor, beamtime)

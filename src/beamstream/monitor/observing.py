@@ -308,12 +308,18 @@ class Observer:
                 rate = seen.rates.rates()[1]
                 filling[producer.beamtime] = filling.get(producer.beamtime, 0.0) + rate
         rates: dict[tuple[str, str, str], float] = {}
+        there: dict[tuple[str, str, str], tuple[str, ...]] = {}
         for edge in self.stats.edges:
             at = (edge.beamtime, edge.source, edge.group)
             rates[at] = rates.get(at, 0.0) + self._seen[("e", *_edge_key(edge))].rates.rates()[0]
+            if edge.connected:
+                there[at] = (*there.get(at, ()), edge.instance)
         for row in rows:
-            rate = rates.get((row.beamtime, row.source, row.group), 0.0)
-            yield self._group(row, rate, shares.get(row.beamtime, 0), filling.get(row.beamtime, 0))
+            at = (row.beamtime, row.source, row.group)
+            # ASAPO's clients join no group: whoever asks for its messages is a member.
+            filled = msgspec.structs.replace(row, members=row.members or there.get(at, ()))
+            share, fill = shares.get(row.beamtime, 0), filling.get(row.beamtime, 0)
+            yield self._group(filled, rates.get(at, 0.0), share, fill)
 
     def _group(
         self, row: GroupStat, rate: float, share_nbytes: int, nbytes_rate: float

@@ -82,6 +82,7 @@ class Sampler:
         self._hub: Hub | None = None
         self._watchers = 0
         self._hurry = asyncio.Event()
+        self._looked = asyncio.Event()
         self._pool = ThreadPoolExecutor(2, f"sample {name}")
         self.error: Error | None = None
         """Why the last look has failed; None if it has not."""
@@ -98,6 +99,8 @@ class Sampler:
             while True:
                 self._hurry.clear()
                 await loop.run_in_executor(self._pool, self.look)
+                self._looked.set()
+                self._looked = asyncio.Event()
                 if telling is None or telling.done():
                     telling = loop.run_in_executor(self._pool, self.read_declared)
                 with contextlib.suppress(TimeoutError):
@@ -179,6 +182,14 @@ class Sampler:
             yield
         finally:
             self._watchers -= 1
+
+    async def fresh(self, age_s: float = WATCHED_S) -> None:
+        """Wait for numbers that are not older than that, or until the node is known to be late."""
+        if self.looks and self.stale_s <= age_s:
+            return
+        self._hurry.set()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._looked.wait(), 2 * ANSWER_S)
 
     # ------------------------------------------------------------------ what there is to see
 

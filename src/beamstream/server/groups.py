@@ -337,6 +337,8 @@ class GroupStream:
         ------
         StaleLease : some are neither leased under it, nor acknowledged (or dead) already.
         """
+        if self._leases.holds(tag, lo, hi):
+            return
         rest = RangeSet(((lo, hi),)) - tuple(self._leases.tagged(tag, lo, hi))
         for start, end in rest - self.acked.within(lo, hi):
             if not (dead and self.dead.covers(start, end)):

@@ -154,9 +154,14 @@ class Leases:
 
     def take_out(self, run: Run, lo: int, hi: int) -> int:
         """These messages are no longer in the run; returns how many were."""
-        gone = run.left.remove(lo, hi)
+        left = run.left
+        if len(left) == hi - lo and left.covers(lo, hi):
+            gone = len(left)
+            left.clear()
+        else:
+            gone = left.remove(lo, hi)
         self._run_count -= gone
-        if not run.left:
+        if not left:
             self.runs.pop(run.tag, None)
         return gone
 
@@ -195,6 +200,11 @@ class Leases:
         if found is not None or not self._run_count:
             return found
         return next(iter(self.holding(seq, seq + 1)), None)
+
+    def holds(self, tag: int, lo: int, hi: int) -> bool:
+        """Whether all of [lo, hi) is in the run of this tag."""
+        run = self.runs.get(tag)
+        return run is not None and run.left.covers(lo, hi)
 
     def tagged(self, tag: int, lo: int, hi: int) -> Iterator[tuple[int, int]]:
         """What of [lo, hi) is pending under this tag; ranges that may touch, ascending."""

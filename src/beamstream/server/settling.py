@@ -112,7 +112,7 @@ class Settling:
             ranges = acked.to_tuple()
             if ranges:
                 found.append(ops.Ack(desk.name, view.source, view.name, ranges, now_ns=now_ns))
-            ranges = (dead - acked - desk.group.acked).to_tuple()
+            ranges = (dead - acked - (desk.group.acked & dead)).to_tuple()
             if ranges:
                 found.append(
                     ops.Mark(desk.name, view.source, view.name, State.DEAD, ranges, now_ns=now_ns)
@@ -125,13 +125,20 @@ class Settling:
 
     def _write_moved(self) -> None:
         """What was opened again meanwhile stays open, though the unit says that it is settled."""
-        now_ns = self._hall.wall_ns()
         for desk in self._desks:
             view, group = desk.view, desk.group
-            asked = self._asked(desk, dead=False) | self._asked(desk, dead=True)
-            opened = (asked - group.acked - group.done - group.dead).to_tuple()
+            opened = RangeSet(
+                span
+                for claim in self._claims
+                if claim.desk is desk
+                for span in claim.ranges
+                if not group.acked.covers(*span)
+            )
+            for marks in (group.acked, group.done, group.dead):
+                opened -= marks & opened
             if opened and desk.written:
-                nack = ops.Nack(desk.name, view.source, view.name, opened, now_ns=now_ns)
+                ranges, now_ns = opened.to_tuple(), self._hall.wall_ns()
+                nack = ops.Nack(desk.name, view.source, view.name, ranges, now_ns=now_ns)
                 self._hall.deliveries.submit_safe(view.beamtime, [nack], _no_answer)
 
     def _end(self) -> None:

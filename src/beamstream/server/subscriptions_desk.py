@@ -266,6 +266,8 @@ class Desk:
                 frame.payloads, frame.shared,
             )  # fmt: skip
             arrived_ns = block.arrived_ns
+        if frame.payloads:
+            self.hall.stats.nbytes_out += offer.nbytes
         self.hall.stats.handed_out(
             view.beamtime,
             view.source,

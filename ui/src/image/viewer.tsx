@@ -2,6 +2,7 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { getBytes } from "../api";
 import { compact } from "../format";
+import { route, set } from "../route";
 import { readFrame, type Frame } from "./frame";
 import { RINGS_A, ringRadius, spacingAt, type Geometry } from "./geometry";
 import { Painter, whole, type Layer, type Look, type Place } from "./painter";
@@ -26,6 +27,30 @@ interface View {
 }
 
 const ALL: View = { zoom: 1, cx: 0.5, cy: 0.5 };
+const SETTLED_MS = 300;
+
+/** The part that is shown is kept in the address, when it has not changed for a moment. */
+function useView(): [View, (view: View) => void] {
+  const [view, setView] = useState<View>(() => {
+    const { zoom, cx, cy } = route.value.query;
+    const number = (text: string | undefined, other: number) => (text && Number.isFinite(+text) ? +text : other);
+    return {
+      zoom: Math.min(Math.max(number(zoom, 1), 1), ZOOM_MAX),
+      cx: clamp(number(cx, ALL.cx)),
+      cy: clamp(number(cy, ALL.cy)),
+    };
+  });
+  useEffect(() => {
+    const all = view.zoom === 1;
+    const kept = (value: number, digits: number) => (all ? "" : value.toFixed(digits));
+    const timer = setTimeout(
+      () => set({ zoom: kept(view.zoom, 2), cx: kept(view.cx, 4), cy: kept(view.cy, 4) }),
+      SETTLED_MS,
+    );
+    return () => clearTimeout(timer);
+  }, [view]);
+  return [view, setView];
+}
 
 export function Viewer(props: {
   where: Where;
@@ -38,7 +63,7 @@ export function Viewer(props: {
   const canvas = useRef<HTMLCanvasElement>(null);
   const painter = useRef<Painter | null>(null);
   const [failure, setFailure] = useState("");
-  const [view, setView] = useState<View>(ALL);
+  const [view, setView] = useView();
   const [size, setSize] = useState({ width: 1, height: 1 });
   const [pointer, setPointer] = useState<{ x: number; y: number } | null>(null);
   const [detail, setDetail] = useState<Layer | null>(null);

@@ -5,6 +5,8 @@ import type { Arrow, Box } from "./layout";
 export interface MapNode extends Box {
   kind: "producer" | "source" | "group";
   name: string;
+  /** Shown in place of the name. */
+  title?: string;
   detail: string;
   state: Health;
   beamtime: string;
@@ -25,6 +27,8 @@ export interface MapGraph {
 }
 
 const APART_MAX = 6;
+/** Sources in which the framework keeps what is no data. */
+const OURS: ReadonlySet<string> = new Set(["parameters", "pipelines", "notes"]);
 
 const id = (kind: string, beamtime: string, name: string) => `${kind}\n${beamtime}\n${name}`;
 
@@ -40,6 +44,7 @@ export function graphOf(data: Snapshot): MapGraph {
     edges.set(key, known ? merged(known, edge) : edge);
   };
   for (const source of data.sources) {
+    if (OURS.has(source.source)) continue;
     const to = id("source", source.beamtime, source.source);
     add({
       id: to,
@@ -77,18 +82,20 @@ export function graphOf(data: Snapshot): MapGraph {
       });
     }
   }
-  for (const edge of data.edges) addReader(edge, add, join);
+  for (const edge of data.edges) if (!OURS.has(edge.source)) addReader(edge, add, join);
   for (const step of data.steps) {
     const name = stepId(step);
     const beamtime = data.sources[0]?.beamtime ?? "";
     const to = id("group", beamtime, name);
-    add({
+    nodes.set(to, {
       id: to,
       kind: "group",
       name,
-      detail: `${step.running} of ${step.replicas} replicas`,
+      title: step.step,
+      detail: `${step.pipeline} · ${step.running} of ${step.replicas}`,
       state: step.state,
       beamtime,
+      column: -1,
     });
     const quiet = { rate: 0, nbytesRate: 0, delayMs: null, ageS: null };
     for (const read of step.reads) {

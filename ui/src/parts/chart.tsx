@@ -1,6 +1,7 @@
 // Small charts over time, synced by their cursor. Axes begin at zero, gaps stay gaps.
 import { useEffect, useRef } from "preact/hooks";
 import uPlot from "uplot";
+import { clock } from "../format";
 
 export interface Line {
   label: string;
@@ -80,6 +81,10 @@ function colour(name: string): string {
   return found;
 }
 
+function times(_: uPlot, ticks: number[], _axis: number, _space: number, step: number): string[] {
+  return ticks.map((tick) => clock(tick, step < 60));
+}
+
 function options(
   props: { lines: readonly Line[]; format: (value: number) => string; plain?: boolean },
   element: HTMLElement,
@@ -100,7 +105,7 @@ function options(
       y: { range: (_: uPlot, _low: number, high: number) => [0, high > 0 ? high * 1.1 : 1] },
     },
     axes: [
-      { ...axis, space: 60, size: 26 },
+      { ...axis, space: 70, size: 26, ...(props.plain ? {} : { values: times }) },
       { ...axis, size: 64, space: 28, values: (_: uPlot, ticks: number[]) => ticks.map(props.format) },
     ],
     series: [

@@ -76,8 +76,8 @@ export function BrowseView() {
     <>
       <SearchBar />
       {q && <Hits beamtime={beamtime} source={source} stream={stream} query={q} />}
-      {stream ? <StreamPanel beamtime={beamtime} source={source} stream={stream} /> : <Streams beamtime={beamtime} />}
       {id && stream && <MessagePanel where={{ beamtime, source, stream }} id={id} />}
+      {stream ? <StreamPanel beamtime={beamtime} source={source} stream={stream} /> : <Streams beamtime={beamtime} />}
     </>
   );
 }
@@ -138,7 +138,7 @@ function Hits(props: { beamtime: string; source: string; stream: string; query: 
             columns={[
               { key: "where", title: "Message", cell: (hit) => `${hit.source}/${hit.stream}[${hit.id}]` },
               { key: "size", title: "Size", cell: (hit) => bytes(hit.size), numeric: true },
-              { key: "meta", title: "Metadata", cell: (hit) => <code class="wrap">{brief(hit.meta)}</code> },
+              { key: "meta", title: "Metadata", cell: (hit) => <code class="brief">{brief(hit.meta)}</code> },
             ]}
             rows={found.hits}
             rowKey={(hit) => `${hit.source}/${hit.stream}[${hit.id}]`}
@@ -182,7 +182,7 @@ function Streams(props: { beamtime: string }) {
       key: "stream",
       title: "Stream",
       cell: (row) => (
-        <a href={href("browse", { source: row.source, stream: row.stream })}>
+        <a href={href("browse", { beamtime: row.beamtime, source: row.source, stream: row.stream })}>
           {row.source}/{row.stream}
         </a>
       ),
@@ -392,9 +392,9 @@ function StreamPanel(props: { beamtime: string; source: string; stream: string }
           { key: "size", title: "Size", cell: (row) => bytes(row.size), numeric: true },
           { key: "time", title: "Arrived", cell: (row) => moment(row.timestamp_ns) },
           { key: "name", title: "Name", cell: (row) => <span class="wrap">{row.name}</span> },
-          { key: "meta", title: "Metadata", cell: (row) => <code class="wrap">{brief(row.meta)}</code> },
+          { key: "meta", title: "Metadata", cell: (row) => <code class="brief">{brief(row.meta)}</code> },
         ]}
-        rows={page?.rows ?? []}
+        rows={page?.rows.toReversed() ?? []}
         rowKey={(row) => String(row.id)}
         onPick={(row) => set({ id: String(row.id) }, false)}
         picked={route.value.query["id"] ?? ""}
@@ -448,12 +448,14 @@ function MessagePanel(props: { where: { beamtime: string; source: string; stream
   const { where, id } = props;
   const [about, error] = useAnswer<MessageAbout>("message", { ...where, id });
   const [frame, setFrame] = useState<Frame | null>(null);
+  const [blind, setBlind] = useState("");
   useEffect(() => {
     const gone = new AbortController();
     setFrame(null);
+    setBlind("");
     getBytes("frame", { ...where, id, max_px: 512 }, gone.signal)
       .then((data) => setFrame(readFrame(data)))
-      .catch(() => undefined);
+      .catch((failure: unknown) => setBlind(failure instanceof ApiError ? failure.message : ""));
     return () => gone.abort();
   }, [where.beamtime, where.source, where.stream, id]);
   const path = `${where.source}/${where.stream}`;
@@ -471,6 +473,7 @@ function MessagePanel(props: { where: { beamtime: string; source: string; stream
         {path}[{id}]
       </h2>
       {frame && <Small frame={frame} />}
+      {blind && <p class="soft">No picture: {blind}.</p>}
       <dl class="facts">
         <dt>Size</dt>
         <dd>

@@ -13,6 +13,7 @@ import { href, route, set } from "../route";
 import type { GroupState } from "../types";
 
 const keyOf = (row: GroupState) => [row.beamtime, row.source, row.stream, row.group].join("\n");
+const streamOf = (row: GroupState) => ({ beamtime: row.beamtime, source: row.source, stream: row.stream });
 
 const COLUMNS: readonly Column<GroupState>[] = [
   { key: "group", title: "Group", cell: (row) => row.group, order: (row) => row.group },
@@ -20,7 +21,7 @@ const COLUMNS: readonly Column<GroupState>[] = [
     key: "stream",
     title: "Stream",
     cell: (row) => (
-      <a href={href("browse", { source: row.source, stream: row.stream })}>
+      <a href={href("browse", streamOf(row))}>
         {row.source}/{row.stream}
       </a>
     ),
@@ -91,7 +92,9 @@ function leaving(row: GroupState): string {
 export function GroupsView() {
   const { group = "", picked = "" } = route.value.query;
   const all = snapshot.value?.groups ?? [];
-  const rows = all.filter((row) => !group || row.group.includes(group));
+  const rows = all
+    .filter((row) => !group || row.group.includes(group))
+    .sort((a, b) => keyOf(a).localeCompare(keyOf(b)));
   const chosen = all.find((row) => keyOf(row) === picked);
   return (
     <>

@@ -1,8 +1,8 @@
 // Live: is data arriving, and does it look right?
 import type { ComponentChildren } from "preact";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
-import { get } from "../api";
-import { now, snapshot, watchPreview } from "../feed";
+import { get, getBytes } from "../api";
+import { age, snapshot, watchPreview } from "../feed";
 import { byteRate, duration, hertz, millis, whole } from "../format";
 import { chartSeconds, line, useSeries } from "../history";
 import { levels, maskOf, readFrame, type Frame, type LevelMode } from "../image/frame";
@@ -24,8 +24,10 @@ const MODES: readonly LevelMode[] = ["percentile", "log", "fixed"];
 
 export function LiveView() {
   const sources = snapshot.value?.sources ?? [];
-  const { source = "", stream = "" } = route.value.query;
-  const chosen = sources.find((one) => one.source === source) ?? busiest(sources);
+  const { source = "", beamtime = "", at = "", of = "" } = route.value.query;
+  const stream = route.value.query["stream"] || (at && of);
+  const here = sources.filter((one) => !beamtime || one.beamtime === beamtime);
+  const chosen = here.find((one) => one.source === source) ?? busiest(here);
   if (!chosen) {
     return (
       <p class="empty">
@@ -90,12 +92,22 @@ function useFilm(where: { beamtime: string; source: string; stream: string }): F
   const arrivals = useRef<number[]>([]);
   const [, redraw] = useState(0);
   const [back, setBack] = useState(0);
-  const [paused, setPaused] = useState(false);
+  const [paused, setPaused] = useState(route.value.query["at"] !== undefined);
   const held = useRef(false);
   held.current = paused;
+  const backNow = useRef(0);
+  backNow.current = back;
   useEffect(() => {
     frames.current = [];
     setBack(0);
+    setPaused(Boolean(route.value.query["at"]) && route.value.query["of"] === where.stream);
+    return reopened(where, (frame) => {
+      if (frame) frames.current = [frame];
+      else setPaused(false);
+      redraw((count) => count + 1);
+    });
+  }, [where.beamtime, where.source, where.stream]);
+  useEffect(() => {
     return watchPreview({ ...where, max_px: PREVIEW_PX, hz: PREVIEW_HZ }, (data) => {
       const frame = readFrame(data);
       if (!frame || held.current) return;
@@ -104,13 +116,24 @@ function useFilm(where: { beamtime: string; source: string; stream: string }): F
       redraw((count) => count + 1);
     });
   }, [where.beamtime, where.source, where.stream]);
+  const keep = (steps: number) => {
+    const shown = frames.current.at(-1 - steps);
+    if (shown) set({ at: String(shown.id), of: where.stream });
+  };
   const pause = (on: boolean) => {
     setPaused(on);
-    if (!on) setBack(0);
+    if (on) keep(backNow.current);
+    else {
+      setBack(0);
+      set({ at: "", of: "" });
+    }
   };
   const step = (by: number) => {
+    const steps = Math.min(Math.max(backNow.current - by, 0), Math.max(frames.current.length - 1, 0));
     setPaused(true);
-    setBack((at) => Math.min(Math.max(at - by, 0), frames.current.length - 1));
+    setBack(steps);
+    backNow.current = steps;
+    keep(steps);
   };
   useEffect(() => {
     const onKey = (event: KeyboardEvent) => {
@@ -124,12 +147,28 @@ function useFilm(where: { beamtime: string; source: string; stream: string }): F
     };
     document.addEventListener("keydown", onKey);
     return () => document.removeEventListener("keydown", onKey);
-  }, []);
+  }, [where.beamtime, where.source, where.stream]);
   const times = arrivals.current.filter((time) => time > Date.now() - 3000);
   const first = times[0];
   const shownHz = first && times.length > 1 ? ((times.length - 1) * 1000) / (Date.now() - first) : 0;
   const frame = frames.current.at(-1 - back) ?? null;
   return { frame, paused, shownHz, back, kept: frames.current.length, pause, step };
+}
+
+/** The frame that the address names: who sends a link to a paused picture means that one. */
+function reopened(
+  where: { beamtime: string; source: string; stream: string },
+  take: (frame: Frame | null) => void,
+): (() => void) | undefined {
+  const { at, of } = route.value.query;
+  if (!at || of !== where.stream) return undefined;
+  const gone = new AbortController();
+  getBytes("frame", { ...where, id: at, max_px: PREVIEW_PX }, gone.signal)
+    .then((data) => take(readFrame(data)))
+    .catch(() => {
+      if (!gone.signal.aborted) take(null);
+    });
+  return () => gone.abort();
 }
 
 /** The newest of them that memory is given to. */
@@ -156,17 +195,22 @@ function useHeader(where: { beamtime: string; source: string; stream: string }):
 }
 
 function Choice(props: { of: SourceState; all: readonly SourceState[]; stream: string }) {
+  const several = new Set(props.all.map((one) => one.beamtime)).size > 1;
+  const apart = (one: SourceState) => (several ? { beamtime: one.beamtime } : {});
   return (
     <div class="row">
       <label>
         Source
         <select
-          value={props.of.source}
-          onChange={(event) => set({ source: event.currentTarget.value, stream: "" }, false)}
+          value={props.all.indexOf(props.of)}
+          onChange={(event) => {
+            const one = props.all[Number(event.currentTarget.value)];
+            if (one) set({ ...apart(one), source: one.source, stream: "", at: "", of: "" }, false);
+          }}
         >
-          {props.all.map((one) => (
-            <option key={one.source} value={one.source}>
-              {one.source}
+          {props.all.map((one, at) => (
+            <option key={`${one.beamtime}/${one.source}`} value={at}>
+              {several ? `${one.beamtime}: ${one.source}` : one.source}
             </option>
           ))}
         </select>
@@ -176,11 +220,11 @@ function Choice(props: { of: SourceState; all: readonly SourceState[]; stream: s
         <input
           type="text"
           value={props.stream}
-          onChange={(event) => set({ source: props.of.source, stream: event.currentTarget.value })}
+          onChange={(event) => set({ source: props.of.source, stream: event.currentTarget.value, at: "", of: "" })}
         />
       </label>
       {route.value.query["stream"] && (
-        <button type="button" onClick={() => set({ stream: "" })}>
+        <button type="button" onClick={() => set({ stream: "", at: "", of: "" })}>
           follow the newest
         </button>
       )}
@@ -328,12 +372,10 @@ function Film(props: { film: FilmState }) {
 /** What people trust: how old the newest frame is, its number, and how fast they come. */
 function Footer(props: { of: SourceState; film: FilmState; stream: string }) {
   const { of, film } = props;
-  const seen = useRef({ at: now.value, age: of.age_s });
-  if (seen.current.age !== of.age_s) seen.current = { at: now.value, age: of.age_s };
-  const age = of.age_s === null ? null : of.age_s + (now.value - seen.current.at) / 1000;
+  const old = of.age_s === null ? null : of.age_s + age.value;
   return (
     <p class="footer" data-testid="footer">
-      age <b data-testid="age">{duration(age)}</b> · frame{" "}
+      age <b data-testid="age">{duration(old)}</b> · frame{" "}
       <b data-testid="frame">{film.frame ? whole(film.frame.id) : whole(of.last_id)}</b> ·{" "}
       <b data-testid="rate">{hertz(of.rate)}</b> · shown {hertz(film.shownHz)} · <State of={of.state} />
     </p>

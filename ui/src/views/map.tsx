@@ -8,15 +8,36 @@ import { CopyBar } from "../parts/copy";
 import { State } from "../parts/state";
 import { href, route, set } from "../route";
 
-const BOX = { width: 190, height: 54 };
-const GAP = { x: 130, y: 26 };
+/** Sources stand between those who write and read them: their boxes are smaller. */
+const WIDTHS: Record<MapNode["kind"], number> = { producer: 152, source: 112, group: 152 };
+const BOX_HEIGHT = 54;
+const GAP = { x: 84, y: 40 };
 const MARGIN = 12;
 const WIDEST = 10;
+/** A wide map is drawn smaller, as long as it can be read. */
+const SCALE_MIN = 0.72;
+const LETTER_PX = 7.2;
 
 interface Drawn {
   node: MapNode;
   x: number;
   y: number;
+  width: number;
+}
+
+/** Where columns begin: each is as wide as its widest box. */
+function columnsOf(nodes: readonly MapNode[], column: (node: MapNode) => number): number[] {
+  const widths: number[] = [];
+  for (const node of nodes) {
+    const at = column(node);
+    widths[at] = Math.max(widths[at] ?? 0, WIDTHS[node.kind]);
+  }
+  let x = MARGIN;
+  return Array.from(widths, (width = 0) => {
+    const begin = x;
+    x += width + GAP.x;
+    return begin;
+  });
 }
 
 export function MapView() {
@@ -27,23 +48,30 @@ export function MapView() {
   if (!graph.nodes.length) {
     return <p class="empty">Nobody is connected, and nothing is declared.</p>;
   }
+  const begins = columnsOf(graph.nodes, (node) => places.get(node.id)?.column ?? 0);
   const drawn: Drawn[] = graph.nodes.map((node) => {
     const at = places.get(node.id) ?? { column: 0, row: 0 };
     return {
       node,
-      x: MARGIN + at.column * (BOX.width + GAP.x),
-      y: MARGIN + at.row * (BOX.height + GAP.y),
+      x: begins[at.column] ?? MARGIN,
+      y: MARGIN + at.row * (BOX_HEIGHT + GAP.y),
+      width: WIDTHS[node.kind],
     };
   });
   const byId = new Map(drawn.map((one) => [one.node.id, one]));
-  const width = Math.max(...drawn.map((one) => one.x)) + BOX.width + MARGIN;
-  const height = Math.max(...drawn.map((one) => one.y)) + BOX.height + MARGIN;
+  const width = Math.max(...drawn.map((one) => one.x + one.width)) + MARGIN;
+  const height = Math.max(...drawn.map((one) => one.y)) + BOX_HEIGHT + MARGIN;
   const most = Math.max(...graph.edges.map((edge) => edge.nbytesRate), 1);
   const picked = byId.get(route.value.query["node-id"] ?? "");
   return (
     <>
       <section class="panel scroll" tabIndex={0} role="region" aria-label="Map of the flow">
-        <svg class="map" width={width} height={height} viewBox={`0 0 ${width} ${height}`} data-testid="map">
+        <svg
+          class="map"
+          viewBox={`0 0 ${width} ${height}`}
+          style={{ maxWidth: `${width}px`, minWidth: `${SCALE_MIN * width}px` }}
+          data-testid="map"
+        >
           <defs>
             <marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto" markerUnits="userSpaceOnUse">
               <path d="M0 0 8 4 0 8z" />
@@ -65,7 +93,8 @@ export function MapView() {
 }
 
 function Node(props: { at: Drawn; picked: boolean }) {
-  const { node, x, y } = props.at;
+  const { node, x, y, width } = props.at;
+  const letters = Math.floor((width - 20) / LETTER_PX);
   const pick = () => set({ "node-id": props.picked ? "" : node.id });
   return (
     <g
@@ -85,12 +114,12 @@ function Node(props: { at: Drawn; picked: boolean }) {
       }}
     >
       <title>{`${node.kind} ${node.name}: ${node.state}. ${node.detail}`}</title>
-      <rect width={BOX.width} height={BOX.height} rx={node.kind === "source" ? 3 : 14} />
-      <text x={12} y={22} class="title">
-        {short(node.name, 24)}
+      <rect width={width} height={BOX_HEIGHT} rx={node.kind === "source" ? 3 : 14} />
+      <text x={10} y={22} class="title">
+        {short(node.title ?? node.name, letters)}
       </text>
-      <text x={12} y={41} class="detail">
-        {short(`${mark(node.state)} ${node.detail || node.state}`, 28)}
+      <text x={10} y={41} class="detail">
+        {short(`${mark(node.state)} ${node.detail || node.state}`, letters + 2)}
       </text>
     </g>
   );
@@ -105,9 +134,9 @@ function short(text: string, most: number): string {
 
 function Edge(props: { edge: MapEdge; from: Drawn; to: Drawn; most: number }) {
   const { edge, from, to } = props;
-  const [x0, y0] = [from.x + BOX.width, from.y + BOX.height / 2];
-  const [x1, y1] = [to.x, to.y + BOX.height / 2];
-  const bend = Math.max((x1 - x0) / 2, 40);
+  const [x0, y0] = [from.x + from.width, from.y + BOX_HEIGHT / 2];
+  const [x1, y1] = [to.x, to.y + BOX_HEIGHT / 2];
+  const bend = Math.max((x1 - x0) / 2, 30);
   const path = `M${x0} ${y0} C${x0 + bend} ${y0} ${x1 - bend} ${y1} ${x1} ${y1}`;
   const width = 1 + (WIDEST - 1) * Math.sqrt(edge.nbytesRate / props.most);
   const moving = edge.rate > 0;
@@ -117,12 +146,14 @@ function Edge(props: { edge: MapEdge; from: Drawn; to: Drawn; most: number }) {
     <g class={`edge ${edge.state}${moving ? "" : " still"}`} data-from={from.node.name} data-to={to.node.name}>
       <title>{`${from.node.name} to ${to.node.name}: ${label}`}</title>
       <path d={path} stroke-width={width} marker-end="url(#tip)" />
-      <text x={(x0 + x1) / 2} y={(y0 + y1) / 2 - 6}>
+      <text x={(x0 + x1) / 2} y={(y0 + y1) / 2 - 9}>
         {label}
       </text>
-      <text x={(x0 + x1) / 2} y={(y0 + y1) / 2 + 12} class="detail">
-        {second.filter(Boolean).join(" · ")}
-      </text>
+      {second.filter(Boolean).map((text, line) => (
+        <text key={line} x={(x0 + x1) / 2} y={(y0 + y1) / 2 + 16 + 13 * line} class="detail">
+          {text}
+        </text>
+      ))}
     </g>
   );
 }
@@ -159,9 +190,9 @@ function Details(props: { of: MapNode; edges: readonly MapEdge[]; names: Readonl
       <p>
         {of.kind === "source" && (
           <>
-            <a href={href("live", { source: of.name, stream: "" })}>watch it</a>{" "}
-            <a href={href("browse", { source: of.name, stream: "" })}>its streams</a>{" "}
-            <a href={href("replay", { source: of.name, stream: "" })}>replay</a>
+            <a href={href("live", { beamtime: of.beamtime, source: of.name, stream: "" })}>watch it</a>{" "}
+            <a href={href("browse", { beamtime: of.beamtime, source: of.name, stream: "" })}>its streams</a>{" "}
+            <a href={href("replay", { beamtime: of.beamtime, source: of.name, stream: "" })}>replay</a>
           </>
         )}
         {of.kind === "group" && <a href={href("groups", { group: of.name })}>its lag</a>}

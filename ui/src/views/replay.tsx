@@ -44,7 +44,8 @@ export function ReplayView() {
   const sources = snapshot.value?.sources ?? [];
   const steps = snapshot.value?.steps ?? [];
   const beamtime = query["beamtime"] || me.value?.beamtimes[0] || "";
-  const source = query["source"] || sources[0]?.source || "";
+  const first = sources.find((one) => !steps.some((step) => step.writes === one.source)) ?? sources[0];
+  const source = query["source"] || first?.source || "";
   const known = sources.find((one) => one.source === source);
   const stream = query["stream"] || known?.last_stream || "";
   const { lo = "", hi = "", to = "stream:", rate = "original" } = query;

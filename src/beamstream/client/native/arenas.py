@@ -21,13 +21,14 @@ from typing import Any, Final
 
 import numpy as np
 
+from beamstream.client.native.outgoing import Buffer
 from beamstream.errors import ConnectionLost, DataLost, Error, RemoteProtocolError
 from beamstream.wire.native import sharing
-from beamstream.wire.native.batches import Place
+from beamstream.wire.native.batches import DIGEST_NBYTES, NO_DIGEST, Place
 
 ANSWER_S: Final = 5.0
-UNPIN_S: Final = 0.002
-"""Views that are gone are told to the node together, after this long at the latest."""
+UNPIN_S: Final = 0.01
+"""Views that are gone are told to the node with the next frame, after this long at the latest."""
 _PATH_NBYTES_MAX: Final = 107
 _POPULATE: Final = getattr(mmap, "MAP_POPULATE", 0)
 _AVAILABLE: Final = hasattr(socket, "AF_UNIX") and hasattr(socket, "SOCK_SEQPACKET") and _POPULATE
@@ -48,7 +49,25 @@ def machine(environ: Mapping[str, str]) -> str:
 
 
 class Pinned(np.ndarray[Any, Any]):
-    """Bytes of an arena. Every view of it, and every memoryview, keeps it alive."""
+    """Bytes of an arena. Every view of it, and every memoryview, keeps it alive.
+
+    They are mapped read-only: `digests`, by (address, nbytes) of the payloads in it, stay right.
+    """
+
+    digests: dict[tuple[int, int], bytes]
+
+
+def known_digest(buffer: Buffer) -> bytes | None:
+    """The digest of what is a whole payload, as it came, in memory of the node; None: not so."""
+    base: object = buffer
+    while isinstance(base, memoryview) or (
+        isinstance(base, np.ndarray) and not isinstance(base, Pinned)
+    ):
+        base = base.obj if isinstance(base, memoryview) else base.base
+    if not isinstance(base, Pinned):
+        return None
+    array = np.frombuffer(buffer, np.uint8)
+    return base.digests.get((array.ctypes.data, array.nbytes))
 
 
 class LifeLine:
@@ -57,11 +76,15 @@ class LifeLine:
     Parameters
     ----------
     connected : the second socket, connected.
-    wake : called when there are pins to be told; by destructors, so it must not take locks.
+    wake : called when there are pins to be told, with the time by which (monotonic seconds); by
+        destructors, so it must not take locks.
     """
 
     def __init__(
-        self, connected: socket.socket, session: bytes, wake: Callable[[], None] = lambda: None
+        self,
+        connected: socket.socket,
+        session: bytes,
+        wake: Callable[[float], None] = lambda at: None,
     ) -> None:
         self._socket = connected
         self._wake = wake
@@ -79,7 +102,7 @@ class LifeLine:
 
     @classmethod
     def connect(
-        cls, path: str, session: bytes, wake: Callable[[], None] = lambda: None
+        cls, path: str, session: bytes, wake: Callable[[float], None] = lambda at: None
     ) -> LifeLine | None:
         """Connect to the node's second socket; None when it is out of reach from here."""
         if not (path and _AVAILABLE):
@@ -95,8 +118,14 @@ class LifeLine:
 
     # ------------------------------------------------------------------ looking
 
-    def views(self, places: Sequence[Place], sizes: Sequence[int]) -> list[memoryview]:
+    def views(
+        self, places: Sequence[Place], sizes: Sequence[int], digests: bytes = b""
+    ) -> list[memoryview]:
         """The payloads at these places; the node keeps them until no view is left.
+
+        Parameters
+        ----------
+        digests : of the payloads, back to back, for `known_digest`; empty: not known.
 
         Raises
         ------
@@ -117,17 +146,20 @@ class LifeLine:
                     f"memory of the node cannot be mapped: {error}",
                     hint="BEAMSTREAM_SHM=0 has payloads sent by the socket",
                 ) from None
-            whole = array.data
-            found += [
-                whole[place.offset - at : place.offset - at + size]
-                for place, size in zip(places[start:end], sizes[start:end], strict=True)
-            ]
+            whole, address = array.data, array.ctypes.data - at
+            for index in range(start, end):
+                offset, size = places[index].offset, sizes[index]
+                found.append(whole[offset - at : offset - at + size])
+                digest = digests[index * DIGEST_NBYTES : (index + 1) * DIGEST_NBYTES]
+                if digest and digest != NO_DIGEST:
+                    array.digests[address + offset, size] = digest
             start = end
         return found
 
     def _pinned(self, place: Place, nbytes: int) -> Pinned:
         memory = self.map(place.arena, writable=False)
         array = np.ndarray.__new__(Pinned, (nbytes,), np.uint8, memory, place.offset)
+        array.digests = {}
         self._alive.add(place.pin)
         weakref.finalize(array, self._let_go, (place.pin,)).atexit = False
         return array
@@ -142,7 +174,7 @@ class LifeLine:
         self._gone.extend(pins)
         if first:
             self._gone_since = time.monotonic()
-            self._wake()
+            self._wake(self._gone_since + UNPIN_S)
 
     def held(self) -> tuple[int, ...]:
         """Pins of all living views."""

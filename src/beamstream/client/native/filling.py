@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import xxhash
 
 from beamstream import limits
+from beamstream.client.native.arenas import known_digest
 from beamstream.client.native.lending import Piece
 from beamstream.client.native.outgoing import Buffer, Outgoing
 from beamstream.errors import Error
@@ -44,6 +45,11 @@ class Filling:
     def copy_in(self, buffer: Buffer) -> bytes:
         """Copy `buffer`, which fills it, and return its digest."""
         source, view = memoryview(buffer), self.view
+        known = known_digest(buffer)
+        if known is not None:
+            # Handed on as it came. Should it be damaged, its next readers notice.
+            view[:] = source
+            return known
         hasher = xxhash.xxh3_128()
         for at in range(0, len(source), CHUNK_NBYTES):
             chunk = view[at : at + CHUNK_NBYTES]

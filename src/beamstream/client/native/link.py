@@ -67,6 +67,8 @@ class Link:
         self._patience_s = patience_s
         self._verify = verify
         self._send_lock = threading.Lock()
+        self._more = False
+        """Somebody wants something sent."""
         self.line: LifeLine | None = None
         """To the memory of the node, when it is on this machine."""
         self._node: tuple[int, int, str] | None = None
@@ -76,6 +78,8 @@ class Link:
         # Its put may be called from anywhere, a destructor amid another call of it included.
         self._wake: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._woken = False
+        self._asleep_until = math.inf
+        """When the sending thread looks what is due by itself; infinite while it is awake."""
         self._received_at = time.monotonic()
         self._pinged_at = 0.0
         self._unseen = 0
@@ -180,21 +184,16 @@ class Link:
         If another thread is sending, it sends that too; with `all_of_it` this one sees to it that
         nothing that is due now is left when it returns.
         """
-        while True:
-            with self.lock:
-                done = self._transport is None or not self.session.due(time.monotonic())
-            if done:
-                if all_of_it and self._send_lock.locked():
-                    # Somebody may have taken what was due, and be sending it still.
-                    with self._send_lock:
-                        pass
-                return
-            if not self._send_lock.acquire(blocking=all_of_it):
-                return
+        self._more = True
+        # Whoever is sending looks again when he sees this: nothing that is due stays behind.
+        while self._send_lock.acquire(blocking=all_of_it):
+            self._more = False
             try:
                 self._send_all()
             finally:
                 self._send_lock.release()
+            if not self._more:
+                return
 
     def _send_all(self) -> None:
         transport = self._transport
@@ -223,6 +222,11 @@ class Link:
             self._woken = True
             self._wake.put(call)
 
+    def wake_by(self, at: float) -> None:
+        """Let the sending thread look what is due at that time (monotonic seconds), or before."""
+        if at < self._asleep_until:
+            self.wake()
+
     def leave(self, reader: Incoming, run: Arrived | None, seen: int) -> None:
         """Unsubscribe; see `Session.close_reader`."""
         with self.lock:
@@ -232,11 +236,12 @@ class Link:
         while not self._closing.is_set():
             try:
                 call = self._wake.get(timeout=self._pause())
+                self._asleep_until = math.inf
                 self._woken = False
                 if call is not None:
                     call()
             except queue.Empty:
-                pass
+                self._asleep_until = math.inf
             except Exception:
                 log.exception("unexpected error in a callback")
             with contextlib.suppress(Error):
@@ -246,7 +251,10 @@ class Link:
     def _pause(self) -> float:
         with self.lock:
             at = self.session.wake_at()
-        return QUIET_S / 4 if at is None else min(max(at - time.monotonic(), 0.0), QUIET_S / 4)
+        now = time.monotonic()
+        pause = QUIET_S / 4 if at is None else min(max(at - now, 0.0), QUIET_S / 4)
+        self._asleep_until = now + pause
+        return pause
 
     def _check_life(self) -> None:
         now = time.monotonic()
@@ -305,7 +313,7 @@ class Link:
             line.close()
             line = None
         if line is None and welcome.arenas:
-            line = LifeLine.connect(welcome.arenas, self.session.hello.session, self.wake)
+            line = LifeLine.connect(welcome.arenas, self.session.hello.session, self.wake_by)
         self._node = node
         self._may_write = line is not None and bool({"write", "writeraw"} & set(welcome.access))
         with self.lock:
@@ -323,7 +331,7 @@ class Link:
         try:
             if self.line is None:
                 raise DataLost("the node has sent no payloads, and its memory is out of reach")
-            views = self.line.views(places, batch.sizes)
+            views = self.line.views(places, batch.sizes, batch.digests)
             self._unseen = 0
             return views
         except DataLost as error:

@@ -322,27 +322,36 @@ class Session:
                 if at is not None and at <= now:
                     self._control.extend(reader.tell(now, self.next_number))
             self._control.extend(self.asking.take(now))
-            self._let_go(now)
-        if self._control:
-            buffers: list[Buffer] = [b"".join(map(frames.encode, self._control))]
-            self._control.clear()
-            return buffers
-        if self.state is not State.UP:
-            return None
+        body: Sequence[Buffer] = ()
+        put = self._next_put(now) if self.state is State.UP else None
+        if put is not None:
+            head, body = put
+            self._let_go(now, anyway=True)
+            said = [*map(frames.encode, self._control), head]
+        else:
+            if self.state is State.UP:
+                self._let_go(now, anyway=bool(self._control))
+            said = [*map(frames.encode, self._control)]
+        self._control.clear()
+        return [b"".join(said), *body] if said else None
+
+    def _next_put(self, now: float) -> tuple[bytes, Sequence[Buffer]] | None:
+        """The head of the next put, and its body; writers take turns."""
         for _ in range(len(self._turn)):
             writer = self._turn[0]
             self._turn.rotate(-1)
             while (run := writer.take(now)) is not None:
                 if self._unchanged(writer, run) and run.put is not None:
                     if run.put.place is not None:
-                        return [frames.encode(run.put)]
-                    return [frames.encode(run.put, run.nbytes), *run.buffers]
+                        return frames.encode(run.put), ()
+                    return frames.encode(run.put, run.nbytes), run.buffers
         return None
 
-    def _let_go(self, now: float) -> None:
-        """Tell the node of shared memory that nobody looks at any more."""
+    def _let_go(self, now: float, *, anyway: bool) -> None:
+        """Tell the node of shared memory that nobody looks at any more, when it is time or
+        `anyway`."""
         at = self.line.due_at() if self.line is not None else None
-        if self.line is not None and at is not None and (at <= now or self._control):
+        if self.line is not None and at is not None and (anyway or at <= now):
             # First of all: credit that is given back may be used for the same memory.
             self._control.appendleft(Unpin(self.line.take_gone()))
 
