@@ -165,6 +165,52 @@ def look(hub: bs.Hub, count: int) -> None:
     print(json.dumps({"look_ms": round((time.monotonic() - began) / count * 1000, 3)}), flush=True)
 
 
+def _cost_us(module: str, batch: int, messages: int) -> float:
+    """Processor time of a node, µs, for a message that is taken, handed out and acknowledged."""
+    with (
+        NodeProcess(cache="256MiB", module=module) as node,
+        bs.connect(str(node.connect["url"]), token=node.token(_BEAMTIME)) as hub,
+    ):
+        stream = hub.source("camera").stream("s")
+        cpu_s = 0.0
+        with (
+            stream.writer(level="cache", finish=False) as writer,
+            stream.group("reader").subscribe() as member,
+        ):
+            taken = member.batches()
+            for turn in range(messages // batch + 1):
+                if turn == 1:
+                    cpu_s = node.cpu_s()
+                writer.send_many([b"x" * 1000] * batch)
+                read = 0
+                while read < batch:
+                    read += len(next(taken))
+            member.sync(30)
+        return (node.cpu_s() - cpu_s) / messages * 1e6
+
+
+def counting(batch: int, messages: int, turns: int) -> None:
+    """Print what counting costs the node, beside one that does not count, in turns."""
+    pairs = [
+        (
+            _cost_us("beamstream.cli.main", batch, messages),
+            _cost_us("benchmarks.uncounted", batch, messages),
+        )
+        for _ in range(turns)
+    ]
+    print(
+        json.dumps(
+            {
+                "batch": batch,
+                "counting_us": round(statistics.median(one for one, _ in pairs), 2),
+                "not_counting_us": round(statistics.median(other for _, other in pairs), 2),
+                "ratio": round(statistics.median(one / other for one, other in pairs), 3),
+            }
+        ),
+        flush=True,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=5.0)
@@ -176,6 +222,8 @@ def main() -> None:
             for period_s in (0.0, 0.01):
                 compare(node, hub, period_s, arguments.seconds, arguments.turns)
             look(hub, 200)
+    for batch, messages in ((200, 400_000), (1, 5_000)):
+        counting(batch, messages, arguments.turns)
 
 
 if __name__ == "__main__":

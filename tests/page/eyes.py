@@ -49,8 +49,8 @@ class Eyes:
 
     def check(self) -> None:
         """No error, no violation of the policy, nothing asked of others."""
-        assert self.complaints == []
-        assert self.strangers == []
+        assert not self.complaints, self.complaints
+        assert not self.strangers, self.strangers
 
     # ------------------------------------------------------------------ going about
 

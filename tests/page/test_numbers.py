@@ -68,7 +68,7 @@ def test_delays_are_what_the_reader_measures(floor: Floor, eyes: Eyes) -> None:
             delivered, acked = (1000 * number(text) for text in found)
             assert delivered == pytest.approx(measured["delivered_ms"], rel=DELAY_TOLERANCE)
             assert acked == pytest.approx(measured["acked_ms"], rel=DELAY_TOLERANCE)
-            assert acked > delivered > 500
+            assert acked >= delivered > 500
 
 
 def test_age_grows_when_nothing_comes(floor: Floor, eyes: Eyes) -> None:

@@ -73,6 +73,16 @@ export function percent(share: number): string {
   return `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)}${THIN}%`;
 }
 
+const KINDS: Record<string, string> = { u: "uint", i: "int", f: "float", c: "complex", b: "bool" };
+
+/** A dtype as numpy calls it in words: "<u2" -> "uint16". */
+export function dtypeName(dtype: string): string {
+  const found = /^[<>|=]?([a-z])(\d+)$/.exec(dtype);
+  const kind = found && KINDS[found[1] ?? ""];
+  if (!found || !kind) return dtype;
+  return kind === "bool" ? kind : `${kind}${8 * Number(found[2])}`;
+}
+
 /** Seconds since 1970 UTC -> "12:31" or "12:31:07" of this machine. */
 export function clock(seconds: number, withSeconds: boolean): string {
   const text = moment(seconds * 1e9).slice(11);

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { bytes, compact, duration, hertz, millis, whole } from "../src/format";
+import { bytes, compact, dtypeName, duration, hertz, millis, whole } from "../src/format";
 
 const plain = (text: string) => text.replace(/\u202f/g, " ");
 
@@ -11,6 +11,17 @@ test("numbers have at most four digits and a unit", () => {
   assert.equal(plain(bytes(8_388_608)), "8.39 MB");
   assert.equal(plain(hertz(98.7)), "98.7 Hz");
   assert.equal(plain(whole(184_220)), "184 220");
+});
+
+test("dtypes have names", () => {
+  assert.deepEqual(["<u2", "|u1", ">f4", "|b1", "uint16", ""].map(dtypeName), [
+    "uint16",
+    "uint8",
+    "float32",
+    "bool",
+    "uint16",
+    "",
+  ]);
 });
 
 test("times say what they are", () => {

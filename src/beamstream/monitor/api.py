@@ -175,7 +175,7 @@ async def frame(at: Asked, asked: asking.OfFrame) -> Raw:
 
 
 async def search(at: Asked, asked: asking.OfSearch) -> doc.Hits:
-    """Messages whose metadata match, as many as are found within a quarter of a second."""
+    """Messages whose metadata match, as many as are found within a fifth of a second."""
     looking = at.desk.looking
     return await at.desk.asking(
         at.node, at.sees(asked.beamtime), lambda hub: looking.search(hub, asked)

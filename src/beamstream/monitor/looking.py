@@ -30,6 +30,7 @@ MEASURE_S: Final = 0.12
 GAPS_SHOWN: Final = 100
 _GAPS_MAX: Final = 1_000
 _REMEASURE_S: Final = 5.0
+_PIECE_IDS: Final = 100_000
 _MEASURED_MAX: Final = 20_000
 _ORIGIN_DEPTH: Final = 8
 _FAILURES: Final = 1_000
@@ -38,10 +39,17 @@ KEPT_SOURCES: Final = frozenset(("notes", "parameters", "pipelines"))
 
 
 class _Measured(NamedTuple):
-    at_s: float
-    messages: int
-    nbytes: int
-    strip: tuple[float, ...]
+    """A stream, measured up to an id.
+
+    `nbytes`: of the `messages` up to there; `shown`: of all of it, as it was `at_s`.
+    """
+
+    at_s: float = 0.0
+    upto: int = 0
+    messages: int = 0
+    nbytes: int = 0
+    shown: int | None = None
+    strip: tuple[float, ...] = ()
 
 
 class Looking:
@@ -96,34 +104,39 @@ class Looking:
             source=row.source,
             stream=row.stream,
             count=row.count,
-            nbytes=None if measured is None else measured.nbytes,
+            nbytes=measured.shown,
             max_id=row.max_id,
             last_id=row.last_id,
             created_ns=row.created_ns,
             last_ns=row.last_ns,
-            strip=() if measured is None else measured.strip,
+            strip=measured.strip,
             comment=comment,
             tags=tags,
         )
 
-    def _measure(
-        self, node: str, hub: Hub, row: calls.StreamRow, until_s: float
-    ) -> _Measured | None:
+    def _measure(self, node: str, hub: Hub, row: calls.StreamRow, until_s: float) -> _Measured:
+        """As far as there is time for; the next question goes on from there."""
         key = (node, hub.beamtime, row.source, row.stream)
         with self._lock:
-            known = self._measured.get(key)
-        now_s = self._clock()
-        if known is not None and (known.messages == row.count or now_s - known.at_s < _REMEASURE_S):
-            return known
-        if now_s > until_s:
-            return known
-        measured: calls.Measured = hub._call(calls.Measure(source=row.source, stream=row.stream))
-        made = _Measured(now_s, row.count, measured.nbytes, strip_of(row, _gaps(hub, row)))
+            found = self._measured.get(key, _Measured())
+        whole = found.shown is not None and found.upto >= row.max_id
+        if whole and (found.messages == row.count or row.datasets):
+            return found
+        if found.shown is not None and self._clock() < found.at_s + _REMEASURE_S:
+            return found
+        if whole or found.upto > row.max_id:
+            # Something came behind what was measured, or it is another stream of that name.
+            found = found._replace(upto=0, messages=0, nbytes=0)
+        while found.upto < row.max_id and self._clock() <= until_s:
+            found = _piece(hub, row, found)
+        if found.upto >= row.max_id:
+            strip = strip_of(row, _gaps(hub, row))
+            found = found._replace(at_s=self._clock(), shown=found.nbytes, strip=strip)
         with self._lock:
-            self._measured[key] = made
+            self._measured[key] = found
             while len(self._measured) > _MEASURED_MAX:
                 self._measured.popitem(last=False)
-        return made
+        return found
 
     # ------------------------------------------------------------------ messages
 
@@ -200,6 +213,17 @@ def _failures(hub: Hub, group: str, source: str, stream: str) -> dict[int, dict[
 
 
 # ------------------------------------------------------------------------------ gaps
+
+
+def _piece(hub: Hub, row: calls.StreamRow, found: _Measured) -> _Measured:
+    """Measured somewhat further."""
+    upto = min(found.upto + _PIECE_IDS, row.max_id)
+    more: calls.Measured = hub._call(
+        calls.Measure(source=row.source, stream=row.stream, lo=found.upto + 1, hi=upto + 1)
+    )
+    return found._replace(
+        upto=upto, messages=found.messages + more.count, nbytes=found.nbytes + more.nbytes
+    )
 
 
 def _gaps(hub: Hub, row: calls.StreamRow) -> calls.Ranges:

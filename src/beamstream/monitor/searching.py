@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from beamstream.client.native.hub import Hub
     from beamstream.monitor.asking import OfSearch
 
-SEARCH_S: Final = 0.25
+SEARCH_S: Final = 0.2
 PIECE_IDS: Final = 10_000
 _PIECE_IDS_MIN: Final = 500
 _PIECE_S: Final = 0.05
-"""A piece that took less is followed by a larger one."""
+"""What a piece should take; at most it is four times as large as the one before."""
 
 _Mark = tuple[tuple[int, str, str], int]
 
@@ -70,8 +70,10 @@ class _Search:
             self._piece //= 8
             return after_id
         self.hits += found
-        if self._clock() - began_s < _PIECE_S:
-            self._piece *= 4
+        took_s = max(self._clock() - began_s, 1e-4)
+        self._piece = max(
+            min(int(self._piece * _PIECE_S / took_s), 4 * self._piece), _PIECE_IDS_MIN
+        )
         return found[-1].id if more and found else last_id
 
     def _in_pieces(self, row: calls.StreamRow) -> bool:
@@ -109,7 +111,7 @@ class _Search:
 def search(
     hub: Hub, asked: OfSearch, hidden: frozenset[str], clock: Callable[[], float] = time.monotonic
 ) -> doc.Hits:
-    """Messages whose metadata match, as many as are found within a quarter of a second.
+    """Messages whose metadata match, as many as are found within a fifth of a second.
 
     Parameters
     ----------

@@ -443,6 +443,8 @@ class Ingest:
                 slot, (view.beamtime, stored.stream.no, stored.seq, message.substream)
             )
         self._stats.arrived(put.producer.beamtime, message.source, put.producer.who, message.size)
+        if record.place == Place.FILE:
+            self._stats.wrote_file(record.size)
         self._streams.show(
             view,
             stored.stream,
@@ -468,6 +470,7 @@ class Ingest:
 
     def _end(self, put: Put) -> None:
         """A file without a record."""
+        self._stats.wrote_file(put.message.size)
         self._stats.arrived(
             put.producer.beamtime, put.message.source, put.producer.who, put.message.size
         )

@@ -59,7 +59,9 @@ class Settling:
         self._claims = claims
         self._connected = connected
         self._taken = [(claim, self._settle(claim)) for claim in claims]
-        self._desks = tuple(dict.fromkeys(claim.desk for claim in claims))
+        self._desks: dict[Desk, list[Claim]] = {}
+        for claim in claims:
+            self._desks.setdefault(claim.desk, []).append(claim)
         for desk in self._desks:
             desk.group.users += 1
             desk.view.busy += 1
@@ -104,37 +106,31 @@ class Settling:
         """One operation for each group, stream and state."""
         found: list[Op] = []
         now_ns = self._hall.wall_ns()
-        for desk in self._desks:
+        for desk, claims in self._desks.items():
             view = desk.view
             if not desk.written:
                 continue
-            acked, dead = self._asked(desk, dead=False), self._asked(desk, dead=True)
+            acked, dead = _asked(claims, dead=False), _asked(claims, dead=True)
             ranges = acked.to_tuple()
             if ranges:
                 found.append(ops.Ack(desk.name, view.source, view.name, ranges, now_ns=now_ns))
-            ranges = (dead - acked - (desk.group.acked & dead)).to_tuple()
+            if dead:
+                dead -= acked
+                dead -= desk.group.acked & dead
+            ranges = dead.to_tuple()
             if ranges:
                 found.append(
                     ops.Mark(desk.name, view.source, view.name, State.DEAD, ranges, now_ns=now_ns)
                 )
         return tuple(found)
 
-    def _asked(self, desk: Desk, *, dead: bool) -> RangeSet:
-        mine = [claim for claim in self._claims if claim.desk is desk and claim.dead == dead]
-        return RangeSet(span for claim in mine for span in claim.ranges)
-
     def _write_moved(self) -> None:
         """What was opened again meanwhile stays open, though the unit says that it is settled."""
-        for desk in self._desks:
+        for desk, claims in self._desks.items():
             view, group = desk.view, desk.group
-            opened = RangeSet(
-                span
-                for claim in self._claims
-                if claim.desk is desk
-                for span in claim.ranges
-                if not group.acked.covers(*span)
-            )
-            for marks in (group.acked, group.done, group.dead):
+            spans = [span for claim in claims for span in claim.ranges]
+            opened = RangeSet(span for span in spans if not group.acked.covers(*span))
+            for marks in (group.acked, group.done, group.dead) if opened else ():
                 opened -= marks & opened
             if opened and desk.written:
                 ranges, now_ns = opened.to_tuple(), self._hall.wall_ns()
@@ -158,6 +154,10 @@ def count_acks(hall: Hall, who: Who, desk: Desk, ranges: RangeSet) -> None:
     if arrived_ns:
         delay_ns = hall.wall_ns() - arrived_ns
         hall.stats.acknowledged(view.beamtime, view.source, desk.name, who, delay_ns, len(ranges))
+
+
+def _asked(claims: Sequence[Claim], *, dead: bool) -> RangeSet:
+    return RangeSet(span for claim in claims if claim.dead == dead for span in claim.ranges)
 
 
 def stale(error: StaleLease, desk: Desk) -> StaleLease:

@@ -159,6 +159,10 @@ class Stats:
         edge = self._edge((beamtime, source, group, who.step, who.instance))
         edge.acknowledged.add(delay_ns, messages)
 
+    def wrote_file(self, nbytes: int) -> None:
+        self.files += 1
+        self.files_nbytes += nbytes
+
     def failed(self, error: Error) -> None:
         """Somebody is told this error."""
         found = self.errors.get(error.code)

@@ -7,7 +7,9 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from beamstream.client.native.messages import DatasetMessage, Message
+import numpy as np
+
+from beamstream.client.native.messages import DatasetMessage, Message, arrays_of
 from beamstream.errors import DataLost, StepFailed
 from beamstream.worker.results import Result, gather, of_value
 from beamstream.worker.steps import Form, Step, has_init
@@ -15,6 +17,9 @@ from beamstream.worker.steps import Form, Step, has_init
 Input = Message | DatasetMessage
 Outcome = list[Result] | Exception
 """What became of one input: its results, or what was raised."""
+
+_READY: Final = (np.ndarray, list, Result)
+"""What steps mostly return: nothing that has to be waited for."""
 
 AWAITED_MAX: Final = 64
 """Inputs of an async step that are under way at once."""
@@ -219,6 +224,8 @@ class Caller:
         return self._call(*arguments, **self._named, **filled)
 
     def _finished(self, value: Any) -> Any:
+        if value is None or isinstance(value, _READY):
+            return value
         if inspect.isawaitable(value) or inspect.isasyncgen(value):
             return self._code.wait(value)
         return value
@@ -275,7 +282,12 @@ class Caller:
 
     def _of_lists(self, inputs: Sequence[Input]) -> tuple[Sequence[Any], dict[str, Any]]:
         step = self._step
-        columns = [list(column) for column in zip(*map(self._arguments, inputs), strict=True)]
+        columns: list[list[Any]]
+        messages = [one for one in inputs if isinstance(one, Message)]
+        if step.inputs == 1 and not step.takes_message and len(messages) == len(inputs):
+            columns = [arrays_of(messages)]
+        else:
+            columns = [list(column) for column in zip(*map(self._arguments, inputs), strict=True)]
         filled: dict[str, Any] = {}
         if "meta" in step.wants:
             filled["meta"] = [one.meta for one in inputs]

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from beamstream import limits
-from beamstream.client.native import spans
 from beamstream.client.native.origins import Held, Origin
 from beamstream.errors import Conflict
 from beamstream.model import Level
@@ -136,18 +135,16 @@ class HubPort:
 
 
 def hold(inputs: Sequence[Input]) -> tuple[Held, ...]:
-    """The leases of messages, those of one run of them as one."""
-    found: dict[int, tuple[Held, list[tuple[int, int]]]] = {}
+    """The leases of messages, those of neighbours in one run of them as one."""
+    found: list[tuple[Input, int]] = []
     for message in inputs:
-        arrived = message._columns.arrived
-        known = found.get(id(arrived))
-        seq = message.seq
-        if known is None:
-            found[id(arrived)] = (message.held(), [(seq, seq + 1)])
-        elif known[1][-1][1] == seq:
-            known[1][-1] = (known[1][-1][0], seq + 1)
-        else:
-            known[1].append((seq, seq + 1))
+        if found:
+            first, count = found[-1]
+            if message._columns is first._columns and message._item == first._item + count:
+                found[-1] = (first, count + 1)
+                continue
+        found.append((message, 1))
     return tuple(
-        Held(held.reader, held.lease, spans.merged(ranges)) for held, ranges in found.values()
+        first._member().held(first._columns.arrived, first._item, first._item + count)
+        for first, count in found
     )

@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 OPEN_S: Final = 0.005
 """Small results wait this long for more before they are published."""
 
-OPEN_NBYTES: Final = 64 * limits.KIB
-"""Results of this size go at once."""
+OPEN_NBYTES: Final = 1 * limits.MIB
+"""Small results go at once when together they have this size."""
+
+LARGE_NBYTES: Final = 64 * limits.KIB
+"""Results of this size go at once, and alone: through shared memory where there is some."""
 
 OPEN_WORKS: Final = 1_000
 UNDER_WAY: Final = 4_096
@@ -83,8 +86,8 @@ class Publisher:
             self.flush()
             self._publish_long(work)
             return
-        named = any(result.name for result in work.results)
-        if self._open and (named or not _together(self._open[0], work)):
+        alone = work.nbytes >= LARGE_NBYTES or any(result.name for result in work.results)
+        if self._open and (alone or not _together(self._open[0], work)):
             self.flush()
         if self._open_results + len(work.results) > limits.NATIVE_BATCH_MAX:
             self.flush()
@@ -93,7 +96,7 @@ class Publisher:
         self._open.append(work)
         self._open_nbytes += work.nbytes
         self._open_results += len(work.results)
-        if named or self._open_nbytes >= OPEN_NBYTES or len(self._open) >= OPEN_WORKS:
+        if alone or self._open_nbytes >= OPEN_NBYTES or len(self._open) >= OPEN_WORKS:
             self.flush()
 
     def flush_due(self, now: float) -> None:

@@ -49,7 +49,7 @@ class Work:
         self.seq = first.seq
         self.id = id or first.id
         self.first_k = first_k
-        self.nbytes = sum(result.nbytes for result in results)
+        self.nbytes = sum([result.nbytes for result in results])
 
     def __repr__(self) -> str:
         count = len(self.results)

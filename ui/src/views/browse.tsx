@@ -3,7 +3,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { ApiError, get, getBytes, post } from "../api";
 import { me } from "../app";
 import { snapshot } from "../feed";
-import { bytes, moment, whole } from "../format";
+import { bytes, dtypeName, moment, whole } from "../format";
 import { levels, maskOf, readFrame, type Frame } from "../image/frame";
 import { table } from "../image/colours";
 import { CopyBar } from "../parts/copy";
@@ -478,7 +478,7 @@ function MessagePanel(props: { where: { beamtime: string; source: string; stream
         <dt>Size</dt>
         <dd>
           {bytes(about.size)}
-          {about.dtype ? `, ${about.dtype} ${about.shape.join(" × ")}` : ""}
+          {about.dtype ? `, ${dtypeName(about.dtype)} ${about.shape.join(" × ")}` : ""}
         </dd>
         <dt>Arrived</dt>
         <dd>{moment(about.timestamp_ns)}</dd>

@@ -56,6 +56,7 @@ export function ReplayView() {
   const asked = { beamtime, source, stream, range, to, rate };
   const key = JSON.stringify(asked);
   useEffect(() => setPlan(null), [key]);
+  const viewer = !me.value || me.value.role === "viewer";
   const preview = () =>
     post<Plan>("replays", { ...asked, dry_run: true })
       .then((found) => {
@@ -119,9 +120,10 @@ export function ReplayView() {
               <option value="max" />
             </datalist>
           </label>
-          <button type="button" onClick={preview}>
+          <button type="button" onClick={preview} disabled={viewer}>
             Preview
           </button>
+          {viewer && <span class="soft">Operators preview and start replays: log in.</span>}
         </div>
         {plan && <Preview of={plan} start={start} />}
         {told && <p role="status">{told}</p>}
@@ -154,7 +156,6 @@ function Preview(props: { of: Plan; start: () => void }) {
     of.log && `${whole(of.log)} from the log`,
     of.gone && `${whole(of.gone)} are gone`,
   ].filter(Boolean);
-  const viewer = !me.value || me.value.role === "viewer";
   return (
     <div data-testid="plan">
       <p>
@@ -166,8 +167,8 @@ function Preview(props: { of: Plan; start: () => void }) {
           {warning}
         </p>
       ))}
-      <button type="button" class="primary" disabled={viewer || !of.count} onClick={props.start}>
-        {viewer ? "Operators can start it" : "Start"}
+      <button type="button" class="primary" disabled={!of.count} onClick={props.start}>
+        Start
       </button>
     </div>
   );

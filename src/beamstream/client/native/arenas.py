@@ -51,7 +51,7 @@ def machine(environ: Mapping[str, str]) -> str:
 class Pinned(np.ndarray[Any, Any]):
     """Bytes of an arena. Every view of it, and every memoryview, keeps it alive.
 
-    They are mapped read-only: `digests`, by (address, nbytes) of the payloads in it, stay right.
+    They are mapped read-only: `digests`, by (offset, nbytes) of the payloads in it, stay right.
     """
 
     digests: dict[tuple[int, int], bytes]
@@ -67,7 +67,7 @@ def known_digest(buffer: Buffer) -> bytes | None:
     if not isinstance(base, Pinned):
         return None
     array = np.frombuffer(buffer, np.uint8)
-    return base.digests.get((array.ctypes.data, array.nbytes))
+    return base.digests.get((array.ctypes.data - base.ctypes.data, array.nbytes))
 
 
 class LifeLine:
@@ -146,13 +146,13 @@ class LifeLine:
                     f"memory of the node cannot be mapped: {error}",
                     hint="BEAMSTREAM_SHM=0 has payloads sent by the socket",
                 ) from None
-            whole, address = array.data, array.ctypes.data - at
+            whole = array.data
             for index in range(start, end):
-                offset, size = places[index].offset, sizes[index]
-                found.append(whole[offset - at : offset - at + size])
+                offset, size = places[index].offset - at, sizes[index]
+                found.append(whole[offset : offset + size])
                 digest = digests[index * DIGEST_NBYTES : (index + 1) * DIGEST_NBYTES]
                 if digest and digest != NO_DIGEST:
-                    array.digests[address + offset, size] = digest
+                    array.digests[offset, size] = digest
             start = end
         return found
 

@@ -27,6 +27,8 @@ RUN_NBYTES: Final = 1 * limits.MIB
 """A run is cut at this size: large enough that its costs do not matter, small enough to be passed
 on while the next one is on its way."""
 
+_NUMBERS: Final = "biufc"
+
 
 class PackedMany(NamedTuple):
     """Columns; `whole` is one buffer that holds all payloads, or they are in `parts`."""
@@ -59,6 +61,9 @@ def pack_all(
             check_id(id)
     if isinstance(values, np.ndarray) and values.ndim > 1 and codec == "raw":
         return _pack_array(values, texts, ids)
+    together = _alike(values) if codec == "raw" else None
+    if together is not None:
+        return _pack_array(together, texts, ids)
     first = values[0]
     if type(first) is bytes and codec == "raw" and set(map(type, values)) == {bytes}:
         parts: list[Buffer] = list(values)
@@ -70,6 +75,22 @@ def pack_all(
     sizes = list(map(len, parts))
     digests = [digest(part) for part in parts]
     return PackedMany(sizes, digests, infos, texts, ids, None, parts)
+
+
+def _alike(values: Sequence[Any] | np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
+    """Small arrays of one dtype and shape, copied into one; None: they are something else."""
+    first = values[0]
+    if type(first) is not np.ndarray or first.dtype.kind not in _NUMBERS:
+        return None
+    dtype, shape = first.dtype, first.shape
+    if not 0 < first.nbytes < SMALL_NBYTES or not all(
+        type(one) is np.ndarray and one.dtype == dtype and one.shape == shape for one in values
+    ):
+        return None
+    # Into given memory: by itself numpy would change the byte order to that of this machine.
+    together = np.empty((len(values), *shape), dtype)
+    np.stack(values, out=together)
+    return together
 
 
 def _pack_array(

@@ -29,6 +29,7 @@ __all__ = [
     "Gap",
     "Message",
     "Part",
+    "arrays_of",
     "each",
 ]
 
@@ -77,6 +78,16 @@ class Columns:
         if info is not None:
             return payload.decode(info, data)
         return payload_formats.read_array(self.meta(index), self.name(index), data, dataset=dataset)
+
+    def arrays(self, lo: int, hi: int) -> Array | None:
+        """Payloads `lo` … `hi` - 1 as one array, without a copy; None: they are not all alike."""
+        arrived, infos = self.arrived, self.arrived.batch.infos
+        info = payload.unpack_info(infos) if isinstance(infos, bytes) else None
+        if info is None or info.codec != "raw" or arrived.lost or not arrived.offsets:
+            return None
+        together = payload.ArrayInfo(info.dtype, (hi - lo, *info.shape))
+        body = arrived.body[arrived.offsets[lo] : arrived.offsets[hi]]
+        return payload.decode(together, body, nbytes_max=limits.ARRAY_NBYTES_MAX)
 
 
 class _Held:
@@ -370,12 +381,11 @@ class Batch:
         ------
         BadInput : they differ in dtype or shape.
         """
-        arrived, batch = self._arrived, self._arrived.batch
-        info = payload.unpack_info(batch.infos) if isinstance(batch.infos, bytes) else None
-        if info is not None and info.codec == "raw" and not arrived.lost and arrived.offsets:
-            together = payload.ArrayInfo(info.dtype, (batch.count, *info.shape))
-            return payload.decode(together, arrived.body, nbytes_max=limits.ARRAY_NBYTES_MAX)
-        found = [self._columns.array(index) for index in range(batch.count)]
+        count = self._arrived.batch.count
+        together = self._columns.arrays(0, count)
+        if together is not None:
+            return together
+        found = [self._columns.array(index) for index in range(count)]
         if any(one.shape != found[0].shape or one.dtype != found[0].dtype for one in found):
             raise BadInput(
                 f"arrays of stream {self.stream!r} differ in shape or dtype",
@@ -395,6 +405,20 @@ class Batch:
         if not 0 <= lo < last <= len(self) or self._reader is None:
             raise BadInput(f"a batch of {len(self)} has no messages {lo} … {last} that are leased")
         return self._reader.held(self._arrived, lo, last)
+
+
+def arrays_of(messages: Sequence[Message]) -> list[Array]:
+    """The payloads of messages as arrays; those of neighbours that are alike are read as one."""
+    first = messages[0]
+    columns, lo = first._columns, first._item
+    hi = lo + len(messages)
+    if all(one._columns is columns for one in messages) and (
+        [one._item for one in messages] == list(range(lo, hi))
+    ):
+        together = columns.arrays(lo, hi)
+        if together is not None and together.ndim > 1:
+            return list(together)
+    return [one.array() for one in messages]
 
 
 def each(columns: Columns, reader: Subscription | None) -> Iterator[Message | DatasetMessage]:

@@ -300,8 +300,8 @@ class Writer:
         info = packing.pack(array).info
         text, number = pack_meta(meta), 0 if id is None else check_id(id)
         put = self._put(array.nbytes, number, text, info, "", substream, of)
-        put = msgspec.structs.replace(put, digests=filling.digest())
-        return self._receipt(self._send_filled(self._out, put, filling), 0, 1)
+        run = self._send_filled(self._out, put, filling, filling.digest())
+        return self._receipt(run, 0, 1)
 
     def skip(self, ids: Iterable[int] | int) -> None:
         """Say that these ids will never come, so that readers do not wait for them."""
@@ -342,8 +342,7 @@ class Writer:
         if nbytes >= SMALL_NBYTES and not put.name:
             filling = self._obtain(out, nbytes)
             if filling is not None:
-                put = msgspec.structs.replace(put, digests=filling.copy_in(buffer))
-                return self._send_filled(out, put, filling, held)
+                return self._send_filled(out, put, filling, filling.copy_in(buffer), held)
         mark = digest(buffer) if nbytes else packing.NO_DIGEST
         return self._send_run(out, msgspec.structs.replace(put, digests=mark), buffer, nbytes, held)
 
@@ -378,19 +377,20 @@ class Writer:
         return obtain(self._link, self._changed, out, nbytes, self._timeout)
 
     def _send_filled(
-        self, out: Outgoing, put: Put, filling: Filling, held: Sequence[Held] = ()
+        self, out: Outgoing, put: Put, filling: Filling, mark: bytes, held: Sequence[Held] = ()
     ) -> Run:
-        """Send what is in the node's memory already."""
-        link = self._link
+        """Send what is in the node's memory already; `mark` is its digest."""
+        link, place = self._link, filling.place
         with link.lock:
             if filling.piece.stale or out.error is not None:
                 # The connection broke meanwhile: it goes by the socket.
                 copy = bytes(filling.view)
                 filling.piece.release()
+                put = msgspec.structs.replace(put, digests=mark)
                 run = out.add_run(put, [copy], len(copy), held)
             else:
-                place = msgspec.structs.replace(put, place=filling.place)
-                run = out.add_run(place, [filling.view], len(filling.view), held)
+                put = msgspec.structs.replace(put, digests=mark, place=place)
+                run = out.add_run(put, [filling.view], len(filling.view), held)
                 run.piece = filling.piece
         link.pump()
         return run
