@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from beamstream.monitor import feed, previews
 from beamstream.monitor.feed import Tab
 from beamstream.monitor.roles import Visitor
 from beamstream.testing.node import NodeProcess
-from monitor.running import ELSEWHERE, LOCAL, MonitorProcess
+from monitor.running import ELSEWHERE, MonitorProcess, until
 
 
 def tell(tab: ClientConnection, **what: Any) -> None:
@@ -226,22 +227,15 @@ def test_from_elsewhere_a_token_is_needed(monitor: MonitorProcess, node: NodePro
 
 def test_many_tabs_are_enough(monitor: MonitorProcess, images: bs.Stream) -> None:
     """As many as there may be, and one more; then they can come again."""
-    tabs: list[Any] = []
-    try:
+    with contextlib.ExitStack() as tabs:
         for _ in range(feed.FEEDS_MAX):
-            tab = monitor.feed()
-            tab.__enter__().recv(timeout=20)
-            tabs.append(tab)
+            tabs.enter_context(monitor.feed(close_timeout=0.1))
+        until(lambda: monitor.get("health")["feeds"], lambda count: count == feed.FEEDS_MAX)
         with monitor.feed() as more:
             assert json.loads(more.recv(timeout=20))["code"] == "E602"
-    finally:
-        for tab in tabs:
-            tab.__exit__(None, None, None)
-    with monitor.feed(LOCAL) as tab:
-        while True:
-            told = json.loads(tab.recv(timeout=20))
-            if told["type"] == "snapshot":
-                break
+    until(lambda: monitor.get("health")["feeds"], lambda count: count == 0)
+    with monitor.feed() as tab:
+        assert snapshot(tab)
 
 
 # ------------------------------------------------------------------------------ one tab

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect
 
-from beamstream.errors import NotFound
+from beamstream.client.native.hub import connect
+from beamstream.errors import Denied
 from page.eyes import Eyes, number, plain
 from page.floor import BEAMTIME, DETECTOR, STREAM, Floor
 from page.programs import Program
@@ -230,10 +231,10 @@ def test_health_tells_use_limits_and_errors(floor: Floor, eyes: Eyes) -> None:
     shown = plain(rss.inner_text())
     value = number(shown.replace("B", "B/s"))
     assert 0.5 < value / floor.node.rss_nbytes() < 2
-    with pytest.raises(NotFound):
-        floor.hub.source("nowhere").stream("nothing")[5]
+    with pytest.raises(Denied) as refused:
+        connect(str(floor.node.connect["url"]), beamtime=BEAMTIME, token="of nobody")
     errors = eyes.tab.get_by_test_id("table-errors").locator("tbody tr")
-    expect(errors.filter(has_text=NotFound.code).first).to_be_visible()
+    expect(errors.filter(has_text=refused.value.code).first).to_be_visible()
     metrics = eyes.tab.context.request.get(f"{eyes.url}../metrics")
     assert metrics.ok
     assert "beamstream_" in metrics.text()

@@ -63,8 +63,15 @@ def test_results_and_skips_of_a_batch_are_one_unit() -> None:
 def test_large_results_go_at_once_and_one_by_one() -> None:
     port = FakePort()
     large = bytes(70_000)
-    engine_of(upper, port).handle(batch_of([large, b"a", large]))
-    assert [len(made.values) for made in port.published] == [1, 2]
+    engine_of(upper, port).handle(batch_of([large, b"a", b"c", large, b"none", large]))
+    assert [len(made.values) for made in port.published] == [1, 2, 1, 1]
+    assert [len(made.settles) for made in port.published] == [1, 2, 1, 2]
+
+
+def test_small_results_gather_up_to_the_size_of_a_frame() -> None:
+    port = FakePort()
+    engine_of(upper, port).handle(batch_of([bytes(60_000)] * 40))
+    assert [len(made.values) for made in port.published] == [18, 18, 4]
 
 
 def test_metadata_of_the_input_go_along_unless_there_are_others() -> None:

@@ -54,7 +54,7 @@ export function App() {
   }, []);
   useEffect(() => {
     refreshMe().catch(() => undefined);
-  }, [nodeName.value, connection.value === "lost"]);
+  }, [nodeName.value, connection.value === "lost", newBeamtime()]);
   const { view, query } = route.value;
   const Page = PAGES[view];
   useEffect(() => {
@@ -87,6 +87,12 @@ export function App() {
       <Shortcuts />
     </div>
   );
+}
+
+/** A beamtime that has begun since this page asked which there are. */
+function newBeamtime(): string {
+  const known = me.value?.beamtimes ?? [];
+  return snapshot.value?.sources.find((one) => !known.includes(one.beamtime))?.beamtime ?? "";
 }
 
 /** The address holds the view, so that a plain link to #main would leave it. */

@@ -36,6 +36,7 @@ class _Search:
         self._until_s = clock() + SEARCH_S
         self._piece = PIECE_IDS
         self._pieces: bool | None = None
+        self._looked = False
         self.hits: list[doc.Hit] = []
 
     @property
@@ -53,9 +54,11 @@ class _Search:
             self.hits += found
             return found[-1].id if more and found else None
         while after_id < row.max_id:
-            if self.over:
+            # However long it took to begin: whoever asks again and again comes to the end.
+            if self.over and self._looked:
                 return after_id
             after_id = self._look(row, after_id)
+            self._looked = True
         return None
 
     def _look(self, row: calls.StreamRow, after_id: int) -> int:

@@ -87,7 +87,7 @@ class Publisher:
             self._publish_long(work)
             return
         alone = work.nbytes >= LARGE_NBYTES or any(result.name for result in work.results)
-        if self._open and (alone or not _together(self._open[0], work)):
+        if self._open and ((alone and self._open_results) or not _together(self._open[0], work)):
             self.flush()
         if self._open_results + len(work.results) > limits.NATIVE_BATCH_MAX:
             self.flush()

@@ -7,6 +7,7 @@ import { bytes, dtypeName, moment, whole } from "../format";
 import { levels, maskOf, readFrame, type Frame } from "../image/frame";
 import { table } from "../image/colours";
 import { CopyBar } from "../parts/copy";
+import { Json } from "../parts/document";
 import { Provenance, type Origin } from "../parts/provenance";
 import { Table, type Column } from "../parts/table";
 import { href, route, set } from "../route";
@@ -361,7 +362,7 @@ function StreamPanel(props: { beamtime: string; source: string; stream: string }
       {about.header && (
         <details>
           <summary>Header, version {about.header_version}</summary>
-          <pre>{JSON.stringify(about.header, null, 2)}</pre>
+          <Json name="Header" of={about.header} />
         </details>
       )}
       <p>
@@ -494,7 +495,7 @@ function MessagePanel(props: { where: { beamtime: string; source: string; stream
         )}
       </dl>
       <h3>Metadata</h3>
-      <pre>{JSON.stringify(about.meta, null, 2)}</pre>
+      <Json name="Metadata" of={about.meta} />
       <h3>Made of</h3>
       <Provenance origin={about.origin} />
       <CopyBar

@@ -265,7 +265,9 @@ function DeadLetters(props: { of: GroupState }) {
           <summary>
             message {letter.id}: {letter.error}
           </summary>
-          <pre>{letter.traceback}</pre>
+          <pre tabIndex={0} role="region" aria-label={`Traceback of message ${letter.id}`}>
+            {letter.traceback}
+          </pre>
         </details>
       ))}
     </div>

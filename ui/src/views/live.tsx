@@ -13,7 +13,7 @@ import { Viewer } from "../image/viewer";
 import { Chart } from "../parts/chart";
 import { CopyBar } from "../parts/copy";
 import { State } from "../parts/state";
-import { route, set } from "../route";
+import { href, route, set } from "../route";
 import type { SourceState } from "../types";
 
 const KEPT = 40;
@@ -27,11 +27,13 @@ export function LiveView() {
   const { source = "", beamtime = "", at = "", of = "" } = route.value.query;
   const stream = route.value.query["stream"] || (at && of);
   const here = sources.filter((one) => !beamtime || one.beamtime === beamtime);
-  const chosen = here.find((one) => one.source === source) ?? busiest(here);
+  const chosen = source ? here.find((one) => one.source === source) : busiest(here);
   if (!chosen) {
+    const text = source ? `Source ${source} has not sent anything.` : "No source has sent anything yet.";
     return (
       <p class="empty">
-        {snapshot.value ? "No source has sent anything yet." : "Waiting for the first numbers …"}
+        {snapshot.value ? text : "Waiting for the first numbers …"}{" "}
+        {snapshot.value && source && <a href={href("live", { source: "" })}>Look at what does.</a>}
       </p>
     );
   }

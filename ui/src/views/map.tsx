@@ -95,6 +95,8 @@ export function MapView() {
 function Node(props: { at: Drawn; picked: boolean }) {
   const { node, x, y, width } = props.at;
   const letters = Math.floor((width - 20) / LETTER_PX);
+  const title = short(node.title ?? node.name, letters);
+  const detail = short(`${mark(node.state)} ${node.detail || node.state}`, letters + 2);
   const pick = () => set({ "node-id": props.picked ? "" : node.id });
   return (
     <g
@@ -103,8 +105,8 @@ function Node(props: { at: Drawn; picked: boolean }) {
       data-state={node.state}
       transform={`translate(${x} ${y})`}
       role="button"
-      tabIndex={0}
-      aria-label={`${node.kind} ${node.name}, ${node.state}`}
+      tabindex={0}
+      aria-label={`${title} ${detail} (${node.kind} ${node.name}, ${node.state})`}
       onClick={pick}
       onKeyDown={(event) => {
         if (event.key === "Enter" || event.key === " ") {
@@ -116,10 +118,10 @@ function Node(props: { at: Drawn; picked: boolean }) {
       <title>{`${node.kind} ${node.name}: ${node.state}. ${node.detail}`}</title>
       <rect width={width} height={BOX_HEIGHT} rx={node.kind === "source" ? 3 : 14} />
       <text x={10} y={22} class="title">
-        {short(node.title ?? node.name, letters)}
+        {title}
       </text>
       <text x={10} y={41} class="detail">
-        {short(`${mark(node.state)} ${node.detail || node.state}`, letters + 2)}
+        {detail}
       </text>
     </g>
   );

@@ -87,9 +87,9 @@ def _alike(values: Sequence[Any] | np.ndarray[Any, Any]) -> np.ndarray[Any, Any]
         type(one) is np.ndarray and one.dtype == dtype and one.shape == shape for one in values
     ):
         return None
-    # Into given memory: by itself numpy would change the byte order to that of this machine.
     together = np.empty((len(values), *shape), dtype)
-    np.stack(values, out=together)
+    for index, one in enumerate(values):
+        together[index] = one
     return together
 
 

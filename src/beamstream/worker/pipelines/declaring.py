@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from beamstream.client.native.hub import Hub
 
 SOURCE: Final = "pipelines"
-"""The metadata of its stream NAME are the document of pipeline NAME."""
+"""The metadata of its stream NAME are the document of pipeline NAME; its messages say when it went
+up and down, so that it is found in the list of streams."""
 
 
 def declare(hub: Hub, plan: Plan, *, state: str, host: str, pid: int) -> None:
@@ -38,4 +39,7 @@ def declare(hub: Hub, plan: Plan, *, state: str, host: str, pid: int) -> None:
         "file": str(plan.file.path.resolve()),
         "since_ns": time.time_ns(),
     }
-    hub.source(SOURCE).stream(plan.name).set_meta(msgspec.to_builtins(document))
+    stream = hub.source(SOURCE).stream(plan.name)
+    stream.set_meta(msgspec.to_builtins(document))
+    with stream.writer(finish=False) as writer:
+        writer.send(b"", {"state": state, "host": host, "pid": pid})
