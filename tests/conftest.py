@@ -25,12 +25,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not config.pluginmanager.hasplugin("xdist"):
         return
     for item in items:
-        parts = item.path.relative_to(HERE).parts
-        group = parts[0] if parts[0] in TOGETHER else "/".join(parts)
+        folder = _folder(item)
+        group = folder if folder in TOGETHER else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=_turn)
 
 
 def _turn(item: pytest.Item) -> int:
-    folder = item.path.relative_to(HERE).parts[0]
+    folder = _folder(item)
     return FIRST.index(folder) if folder in FIRST else len(FIRST)
+
+
+def _folder(item: pytest.Item) -> str:
+    """The folder below this one; empty for what is elsewhere."""
+    return item.path.relative_to(HERE).parts[0] if HERE in item.path.parents else ""

@@ -146,7 +146,12 @@ class GroupStream:
         return tuple(self._taken.gaps(1, last_seq + 1))
 
     def leased(self) -> int:
+        """How many messages are out, or wait to be offered again."""
         return len(self._leases)
+
+    def in_hand(self, now: float) -> int:
+        """How many messages somebody has, and has time for."""
+        return self._leases.held(now)
 
     def settling(self) -> bool:
         """Whether something is settled that is not stored yet."""

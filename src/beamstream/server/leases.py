@@ -123,6 +123,13 @@ class Leases:
         """How many messages."""
         return len(self.pending) + self._run_count
 
+    def held(self, now: float) -> int:
+        """How many messages somebody has in hand: the others are due, or wait to be offered."""
+        runs = sum(
+            len(run.left) for run in self.runs.values() if run.due > now and run.owner is not None
+        )
+        return runs + sum(pending.due > now for pending in self.pending.values())
+
     def add(self, seq: int, pending: Pending) -> None:
         self.pending[seq] = pending
         self._push(pending.due, pending.tag, seq)

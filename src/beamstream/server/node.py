@@ -267,6 +267,7 @@ class Node:
             cache=self._cache,
             doors=self._admissions,
             disk=folder.disk_nbytes,
+            beamtimes=self._catalog.beamtimes,
             members=subscriptions.members,
             clock=loop.time,
             node=self._registry.node_id,
@@ -370,11 +371,12 @@ class Node:
         secret = secrets.token_urlsafe(32)
         services.authorizer.trust(secret)
         job = {
+            "name": socket.gethostname(),
             "url": f"unix:{services.unix}" if services.unix else f"tcp://{settings.native}",
             "token": secret,
             "socket": str(folder.monitor_socket),
             "data": str(folder.path),
-            "tls": services.tls,
+            "secure": services.tls,
         }
         monitor = MonitorProcess(self._loop, job)
         monitor.start()

@@ -53,6 +53,7 @@ class Sampling:
     Parameters
     ----------
     disk : free and total bytes of the data folder's file system.
+    beamtimes : names of all of which there are records.
     members : instances of a group in a stream that are connected.
     """
 
@@ -64,6 +65,7 @@ class Sampling:
         cache: Cache,
         doors: Mapping[str, Door],
         disk: Callable[[], tuple[int, int]],
+        beamtimes: Callable[[], list[str]],
         members: Callable[[View, str], tuple[str, ...]],
         clock: Callable[[], float],
         node: int,
@@ -74,6 +76,7 @@ class Sampling:
         self._cache = cache
         self._doors = doors
         self._disk = disk
+        self._names = beamtimes
         self._members = members
         self._clock = clock
         self._began = clock()
@@ -91,7 +94,7 @@ class Sampling:
         return sampling.Stats(
             time_ns=time.time_ns(),
             node=self._node_stat(),
-            beamtimes=tuple(self._beamtimes(views)),
+            beamtimes=tuple(self._beamtimes(views, everything=beamtime == "*")),
             producers=tuple(self._producers(wanted)),
             edges=tuple(self._edges(wanted)),
             streams=tuple(_stream_stat(view) for view in newest),
@@ -132,8 +135,10 @@ class Sampling:
             connections={name: len(door) for name, door in self._doors.items()},
         )
 
-    def _beamtimes(self, views: Iterable[View]) -> Iterator[sampling.BeamtimeStat]:
-        streams: dict[str, int] = {}
+    def _beamtimes(
+        self, views: Iterable[View], *, everything: bool
+    ) -> Iterator[sampling.BeamtimeStat]:
+        streams: dict[str, int] = dict.fromkeys(self._names(), 0) if everything else {}
         for view in views:
             streams[view.beamtime] = streams.get(view.beamtime, 0) + 1
         for name, count in sorted(streams.items()):
@@ -209,18 +214,20 @@ class Sampling:
 
     def _group_stat(self, view: View, name: str, group: GroupStream) -> sampling.GroupStat:
         first = group.first_open(1, view.visible_seq + 1)
-        since = group.leased_since()
+        now, since = self._clock(), group.leased_since()
+        leased = group.in_hand(now)
+        opened = sum(hi - lo for lo, hi in group.open_ranges(view.visible_seq))
         return sampling.GroupStat(
             beamtime=view.beamtime,
             source=view.source,
             stream=view.name,
             group=name,
-            open=sum(hi - lo for lo, hi in group.open_ranges(view.visible_seq)),
-            leased=group.leased(),
+            open=opened + group.leased() - leased,
+            leased=leased,
             dead=group.dead.count_in(1, view.visible_seq + 1),
             redelivered=group.redelivered,
             oldest_ns=self._arrived_ns(view, first[0]) if first is not None else 0,
-            leased_s=0.0 if since == NEVER else max(self._clock() - since, 0.0),
+            leased_s=0.0 if since == NEVER else max(now - since, 0.0),
             members=self._members(view, name),
         )
 

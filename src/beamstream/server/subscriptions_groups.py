@@ -64,6 +64,7 @@ class GroupCalls:
         end = view.visible_seq + 1
         opened = sum(hi - lo for lo, hi in found.open_ranges(view.visible_seq))
         now, since = hall.clock(), found.leased_since()
+        leased = found.in_hand(now)
         finished = found.done.union(found.acked).union(found.dead)
         members = [] if desk is None else [member.outlet.who for member, _ in desk.members]
         return calls.GroupRow(
@@ -71,8 +72,8 @@ class GroupCalls:
             source=view.source,
             stream=view.name,
             position=min(finished.first_gap(1), end),
-            open=opened,
-            leased=found.leased(),
+            open=opened + found.leased() - leased,
+            leased=leased,
             acked=found.acked.count_in(1, end),
             done=found.done.count_in(1, end),
             dead=found.dead.count_in(1, end),

@@ -24,6 +24,7 @@ from beamstream.errors import (
     ConnectionLost,
     Error,
     NotAllowed,
+    NotFound,
     ProtocolError,
     RemoteProtocolError,
     TooLarge,
@@ -334,7 +335,11 @@ class NativeConnection(asyncio.BufferedProtocol):
         services = self.services
         beamtime = services.beamtimes.meant(hello.beamtime or AUTO, AUTO, grant)
         folders = None
-        if grant.access & {"write", "writeraw"}:
+        if grant.kind == "nd" and beamtime not in services.catalog.beamtimes():
+            # Who may see everything looks, and makes nothing.
+            if hello.beamtime:
+                raise NotFound(f"there are no records of beamtime {beamtime!r}")
+        elif grant.access & {"write", "writeraw"}:
             folders = services.beamtimes.folders(beamtime)
             services.make_records(beamtime)
         else:

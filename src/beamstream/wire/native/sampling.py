@@ -99,7 +99,8 @@ class GroupStat(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BeamtimeStat(msgspec.Struct, frozen=True, kw_only=True):
-    """`cache_used_nbytes`: what it has in the cache; `cache_share_nbytes`: what it may have."""
+    """`streams`: those in use. `cache_used_nbytes`: what it has in the cache; `cache_share_nbytes`:
+    what it may have."""
 
     beamtime: str
     streams: int
