@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import settings
 
 # How long an example takes says something about the machine, not about what is tested.
@@ -19,16 +20,22 @@ FIRST = ("faults", "official", "compat_modules", "docs", "replay", "page", "stor
 """What takes longest begins first, so that no process is left with it alone."""
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """With several processes, the tests of a file stay together and in order."""
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    for item in items:
-        folder = _folder(item)
-        group = folder if folder in TOGETHER else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+    folder = _folder(item)
+    group = folder if folder in TOGETHER else str(item.path)
+    item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=_turn)
+
+
+@pytest.fixture(autouse=True)
+def log_goes_where_it_goes_now() -> None:
+    """Loggers keep the stream that there was when they were made: a test's that is over."""
+    structlog.reset_defaults()
 
 
 def _turn(item: pytest.Item) -> int:

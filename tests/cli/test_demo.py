@@ -114,7 +114,7 @@ def workers(pid: int) -> dict[int, str]:
 
 def test_killed_workers_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        command("--rate", "40", "--shape", "512,512"),
+        command("--rate", "40", "--shape", "512,512", "--no-page"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -147,7 +147,7 @@ def test_killed_workers_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_with_a_summary(tmp_path: Path, name: signal.Signals) -> None:
     process = subprocess.Popen(
-        command("--no-pipeline", "--rate", "50", "--shape", "256,256"),
+        command("--no-pipeline", "--no-page", "--rate", "50", "--shape", "256,256"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "TMPDIR": str(tmp_path)},

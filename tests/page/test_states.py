@@ -63,8 +63,8 @@ def test_slow_group_shows(floor: Floor, eyes: Eyes) -> None:
         expect(slow.locator("[data-state=slow]")).to_be_visible()
         expect(slow).to_contain_text("losing")
         expect(fast.locator("[data-state=ok]")).to_be_visible()
-        expect(eyes.tab.get_by_test_id("lamp")).to_have_class(re.compile("warn"))
-        expect(eyes.tab.get_by_test_id("lamp")).to_contain_text("slow is")
+        expect(eyes.tab.get_by_test_id("lamp")).to_have_class(re.compile("warn|bad"))
+        expect(eyes.tab.get_by_test_id("lamp")).to_contain_text("groups keep up")
 
 
 def test_frozen_node_makes_every_number_stale(browser: Browser, floor: Floor) -> None:
@@ -112,3 +112,13 @@ def test_gap_is_a_gap(floor: Floor, eyes: Eyes) -> None:
     eyes.tab.goto(eyes.address("live", source="holed"))
     expect(eyes.tab.get_by_test_id("footer")).to_contain_text("100")
     writer.close()
+
+
+def test_reader_that_has_left_is_gone(floor: Floor, eyes: Eyes) -> None:
+    with floor.hub.source("left").stream("s").writer(finish=False) as writer:
+        writer.send(b"x", id=1).result(10)
+    with floor.hub.source("left").stream("s").group("leaver").subscribe() as member:
+        assert member.take(10) is not None
+        eyes.open("groups", group="leaver")
+        expect(eyes.group("left", "s", "leaver").locator("[data-state=ok]")).to_be_visible()
+    expect(eyes.group("left", "s", "leaver").locator("[data-state=gone]")).to_be_visible()

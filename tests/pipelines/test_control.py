@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,12 @@ from beamstream.worker.pipelines.state_folder import (
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> StateFolder:
-    folder = folder_of({"XDG_STATE_HOME": str(tmp_path)}, "bt1", "demo")
-    folder.make()
-    return folder
+def folder() -> Iterator[StateFolder]:
+    # Paths of sockets are short: those of tests are not always.
+    with tempfile.TemporaryDirectory(prefix="bs-") as home:
+        folder = folder_of({"XDG_STATE_HOME": home}, "bt1", "demo")
+        folder.make()
+        yield folder
 
 
 def echo(request: Request) -> Any:

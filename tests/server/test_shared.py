@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pytest
+import xxhash
 
 from beamstream import limits
-from beamstream.client.native.arenas import LifeLine
+from beamstream.client.native.arenas import LifeLine, known_digest
 from beamstream.errors import BadInput, DataLost
 from beamstream.server.doors.arenas import ArenaDoor
 from beamstream.server.payloads import Spot
@@ -169,6 +171,34 @@ def test_a_reader_sees_the_slot_itself_and_lets_go(hall: Hall) -> None:
     hall.on_loop(hall.shared.unpin, SESSION, line.take_gone())
     assert hall.cache.readers_nbytes == hall.cache.pinned_nbytes == 0
     hall.on_loop(hall.shared.unpin, SESSION, (1, 2, 3))
+
+
+def test_the_digest_of_what_is_looked_at_is_known(hall: Hall) -> None:
+    line = hall.greet()
+    text, mark = payload(1), xxhash.xxh3_128_digest(payload(1))
+    places = hall.share(hall.store(text)) or ()
+    [view] = line.views(places, (NBYTES,), mark)
+    array = np.frombuffer(view, "<u2").reshape(-1, 2)
+    assert known_digest(view) == known_digest(array.reshape(-1).view("u1").data) == mark
+    for other in (view[1:], view[:-1], text, memoryview(bytes(view)), array.copy().data.cast("B")):
+        assert known_digest(other) is None
+    for unknown in (b"", bytes(16)):
+        assert known_digest(line.views(places, (NBYTES,), unknown)[0]) is None
+
+
+def test_the_first_view_that_goes_says_by_when_it_is_to_be_told(hall: Hall) -> None:
+    path = hall.on_loop(hall.shared.greet, SESSION, "this", "bt", ALL)
+    told: list[float] = []
+    line = LifeLine.connect(path, SESSION, told.append)
+    assert line is not None
+    hall.lines.append(line)
+    views = [line.views(hall.share(hall.store(payload(n))) or (), (NBYTES,)) for n in range(3)]
+    while views:
+        views.pop()
+        gc.collect()
+    assert told == [line.due_at()]
+    assert len(line.take_gone()) == 3
+    assert line.due_at() is None
 
 
 def test_payloads_of_one_slot_are_one_pin(hall: Hall) -> None:

@@ -35,6 +35,8 @@ _GONE_S: Final = 3600.0
 """Producers and readers that are neither connected nor heard of for so long are not shown."""
 _KEPT: Final = frozenset(("notes", "pipelines"))
 """Sources of ours that hold metadata and no messages: nobody waits for them."""
+_SEEN_S: Final = 10.0
+"""Readers without a lasting connection belong to a group for so long after a message."""
 _SLOW_S: Final = 2.0
 _STUCK_S: Final = 10.0
 
@@ -312,11 +314,11 @@ class Observer:
         for edge in self.stats.edges:
             at = (edge.beamtime, edge.source, edge.group)
             rates[at] = rates.get(at, 0.0) + self._seen[("e", *_edge_key(edge))].rates.rates()[0]
-            if edge.connected:
+            if edge.connected and self.stats.time_ns - edge.last_ns < _SEEN_S * 1e9:
                 there[at] = (*there.get(at, ()), edge.instance)
         for row in rows:
             at = (row.beamtime, row.source, row.group)
-            # ASAPO's clients join no group: whoever asks for its messages is a member.
+            # ASAPO's clients join no group: whoever was given its messages is a member.
             filled = msgspec.structs.replace(row, members=row.members or there.get(at, ()))
             share, fill = shares.get(row.beamtime, 0), filling.get(row.beamtime, 0)
             yield self._group(filled, rates.get(at, 0.0), share, fill)

@@ -17,6 +17,7 @@ import pytest
 
 import beamstream as bs
 from beamstream.client.native.arrived import Arrived
+from beamstream.client.native.packing import digest
 from beamstream.client.native.writer import Writer
 from beamstream.testing.node import NodeProcess
 
@@ -154,6 +155,26 @@ def test_frames_are_written_and_read_where_they_lie(hub: bs.Hub, stream: bs.Stre
     gc.collect()
     until_pinned(hub, 0)
     assert np.array_equal(stream[1].array(), frame(1)), "a fetch copies"
+
+
+def test_what_is_handed_on_has_the_same_digest(hub: bs.Hub, stream: bs.Stream) -> None:
+    fill(stream, range(1, 3), finish=True)
+    onwards = hub.source("eiger").stream(f"{stream.name}-on")
+    with onwards.writer() as writer:
+        for message in stream.group("passing"):
+            assert isinstance(message, bs.Message)
+            assert shared(message)
+            writer.send(message.array(), id=message.id)
+            writer.send(message.array()[::-1], id=message.id + 10)
+            writer.send(message.array()[1:], id=message.id + 20)
+    for id in (1, 2):
+        assert onwards[id].digest == stream[id].digest
+        assert np.array_equal(onwards[id].array(), frame(id))
+        assert np.array_equal(onwards[id + 10].array(), frame(id)[::-1])
+        assert np.array_equal(onwards[id + 20].array(), frame(id)[1:])
+        for message in (onwards[id], onwards[id + 10], onwards[id + 20]):
+            assert isinstance(message, bs.Message)
+            assert message.digest == digest(message.data)
 
 
 def test_parts_of_datasets_and_sizes_that_vary(stream: bs.Stream) -> None:

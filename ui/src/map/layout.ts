@@ -35,8 +35,45 @@ export function columns(boxes: readonly Box[], arrows: readonly Arrow[]): Map<st
   return found;
 }
 
-/** Rows by barycentre: each box goes to the mean row of its neighbours, in turn from both sides. */
+/** What hangs together stands together, the largest part on top: nothing crosses between parts. */
 export function place(boxes: readonly Box[], arrows: readonly Arrow[]): Placed[] {
+  const placed: Placed[] = [];
+  let below = 0;
+  for (const part of parts(boxes, arrows)) {
+    const ids = new Set(part.map((box) => box.id));
+    const inside = arrows.filter((arrow) => ids.has(arrow.from));
+    const found = placePart(part, inside);
+    placed.push(...found.map((one) => ({ ...one, row: one.row + below })));
+    below += Math.max(...found.map((one) => one.row)) + 1;
+  }
+  return placed;
+}
+
+/** Boxes that arrows join, whichever way they point. */
+export function parts(boxes: readonly Box[], arrows: readonly Arrow[]): Box[][] {
+  const above = new Map<string, string>();
+  const root = (id: string): string => {
+    let at = id;
+    for (let next = above.get(at); next !== undefined; next = above.get(at)) at = next;
+    return at;
+  };
+  for (const { from, to } of arrows) {
+    const [a, b] = [root(from), root(to)];
+    if (a !== b) above.set(b, a);
+  }
+  const found = new Map<string, Box[]>();
+  for (const box of boxes) {
+    const name = root(box.id);
+    const known = found.get(name);
+    if (known) known.push(box);
+    else found.set(name, [box]);
+  }
+  const first = (part: readonly Box[]) => part.map((box) => box.id).sort()[0] ?? "";
+  return [...found.values()].sort((a, b) => b.length - a.length || first(a).localeCompare(first(b)));
+}
+
+/** Rows by barycentre: each box goes to the mean row of its neighbours, in turn from both sides. */
+function placePart(boxes: readonly Box[], arrows: readonly Arrow[]): Placed[] {
   const column = columns(boxes, arrows);
   const layers: string[][] = [];
   for (const { id } of [...boxes].sort((a, b) => a.id.localeCompare(b.id))) {

@@ -27,7 +27,7 @@ const ARROWS: Record<Trend, string> = { losing: "↗", gaining: "↘", steady: "
 export function TrendMark(props: { of: Trend }) {
   return (
     <span class={`trend ${props.of}`}>
-      <span aria-hidden="true">{ARROWS[props.of]}</span> {props.of}
+      <span aria-hidden="true">{ARROWS[props.of]}</span> {props.of === "idle" ? "no lag" : props.of}
     </span>
   );
 }

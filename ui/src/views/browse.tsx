@@ -100,7 +100,7 @@ function SearchBar() {
         Search the metadata of {scope}
         <input
           type="search"
-          placeholder="run = 7 AND exposure_s > 0.1"
+          placeholder="meta.run = 7 AND meta.exposure_s > 0.1"
           value={text}
           onInput={(event) => setText(event.currentTarget.value)}
         />
@@ -193,9 +193,9 @@ function Streams(props: { beamtime: string }) {
     { key: "size", title: "Size", cell: (row) => bytes(row.nbytes), order: (row) => row.nbytes ?? -1, numeric: true },
     { key: "strip", title: "Complete", cell: (row) => <Strip cells={row.strip} last={Math.max(row.max_id, row.last_id)} /> },
     { key: "began", title: "Began", cell: (row) => moment(row.created_ns), order: (row) => row.created_ns },
-    { key: "last", title: "Newest", cell: (row) => moment(row.last_ns), order: (row) => row.last_ns },
+    { key: "last", title: "Newest", cell: (row) => later(row), order: (row) => row.last_ns },
     { key: "end", title: "Finished", cell: (row) => (row.last_id >= 0 ? `at ${whole(row.last_id)}` : "–") },
-    { key: "comment", title: "Comment", cell: (row) => <span class="wrap">{row.comment}</span> },
+    { key: "comment", title: "Comment", cell: (row) => <span class="comment">{row.comment}</span> },
     { key: "tags", title: "Tags", cell: (row) => row.tags.join(", ") },
   ];
   return (
@@ -236,6 +236,12 @@ function Streams(props: { beamtime: string }) {
       )}
     </section>
   );
+}
+
+/** When its newest message came: the day only where it is another one. */
+function later(row: StreamRow): string {
+  const [began, last] = [moment(row.created_ns), moment(row.last_ns)];
+  return last.slice(0, 10) === began.slice(0, 10) ? last.slice(11) : last;
 }
 
 /** Which ids are there: a gap is a gap. */

@@ -65,83 +65,87 @@ export function HealthView() {
   const { node } = data;
   return (
     <div class="health">
-      <section class="panel">
-        <h2>
-          Node {node.name} <State of={node.state === "live" ? "live" : "gone"} text={node.state} />
-        </h2>
-        <dl class="facts">
-          <dt>Version</dt>
-          <dd>{node.version}</dd>
-          <dt>Up for</dt>
-          <dd>{duration(node.up_s)}</dd>
-          <dt>Processor</dt>
-          <dd>{percent(node.cpu)} of a core</dd>
-          <dt>Memory</dt>
-          <dd>{bytes(node.rss_nbytes)}</dd>
-          <dt>Connections</dt>
-          <dd>{whole(node.connections)}</dd>
-          <dt>Cache</dt>
-          <dd>
-            <Bar share={node.cache.used / Math.max(node.cache.nbytes, 1)} label="cache" /> of{" "}
-            {bytes(node.cache.nbytes)}, {bytes(node.cache.pinned)} in use
-          </dd>
-          <dt>Disk</dt>
-          <dd>
-            {bytes(node.disk.free)} free of {bytes(node.disk.nbytes)}
-            {node.disk.full_in_s === null ? "" : `, full in ${duration(node.disk.full_in_s)}`}
-          </dd>
-        </dl>
-        <CopyBar command="beamstream doctor" />
-      </section>
-      <section class="panel charts">
-        <h2>Last {chartSeconds.value / 60} min</h2>
-        <Chart
-          title="Messages"
-          times={series.times}
-          lines={[
-            { label: "in", colour: "--line-1", values: line(series, "in_messages") },
-            { label: "out", colour: "--line-2", values: line(series, "out_messages") },
-          ]}
-          format={hertz}
-        />
-        <Chart
-          title="Bytes in"
-          times={series.times}
-          lines={[{ label: "rate", colour: "--line-3", values: line(series, "in_nbytes") }]}
-          format={byteRate}
-        />
-        <Chart
-          title="Files"
-          times={series.times}
-          lines={[{ label: "rate", colour: "--line-4", values: line(series, "files") }]}
-          format={hertz}
-        />
-      </section>
-      <section class="panel">
-        <h2>Errors since the node was started</h2>
-        <Table
-          name="errors"
-          caption="Errors by code"
-          columns={ERRORS}
-          rows={data.errors}
-          rowKey={(row) => row.code}
-          empty="None."
-        />
-      </section>
-      <section class="panel">
-        <h2>Limits</h2>
-        <Table
-          name="limits"
-          caption="Limits and how much of each is used"
-          columns={LIMITS}
-          rows={data.limits}
-          rowKey={(row) => row.name}
-          empty="None is told."
-        />
-        <p>
-          <a href="../metrics">Metrics for Prometheus</a> · <a href="../api/docs">API</a>
-        </p>
-      </section>
+      <div>
+        <section class="panel">
+          <h2>
+            Node {node.name} <State of={node.state === "live" ? "live" : "gone"} text={node.state} />
+          </h2>
+          <dl class="facts">
+            <dt>Version</dt>
+            <dd>{node.version}</dd>
+            <dt>Up for</dt>
+            <dd>{duration(node.up_s)}</dd>
+            <dt>Processor</dt>
+            <dd>{percent(node.cpu)} of a core</dd>
+            <dt>Memory</dt>
+            <dd>{bytes(node.rss_nbytes)}</dd>
+            <dt>Connections</dt>
+            <dd>{whole(node.connections)}</dd>
+            <dt>Cache</dt>
+            <dd>
+              <Bar share={node.cache.used / Math.max(node.cache.nbytes, 1)} label="cache" /> of{" "}
+              {bytes(node.cache.nbytes)}, {bytes(node.cache.pinned)} in use
+            </dd>
+            <dt>Disk</dt>
+            <dd>
+              {bytes(node.disk.free)} free of {bytes(node.disk.nbytes)}
+              {node.disk.full_in_s === null ? "" : `, full in ${duration(node.disk.full_in_s)}`}
+            </dd>
+          </dl>
+          <CopyBar command="beamstream doctor" />
+        </section>
+        <section class="panel">
+          <h2>Errors since the node was started</h2>
+          <Table
+            name="errors"
+            caption="Errors by code"
+            columns={ERRORS}
+            rows={data.errors}
+            rowKey={(row) => row.code}
+            empty="None."
+          />
+        </section>
+      </div>
+      <div>
+        <section class="panel charts">
+          <h2>Last {chartSeconds.value / 60} min</h2>
+          <Chart
+            title="Messages"
+            times={series.times}
+            lines={[
+              { label: "in", colour: "--line-1", values: line(series, "in_messages") },
+              { label: "out", colour: "--line-2", values: line(series, "out_messages") },
+            ]}
+            format={hertz}
+          />
+          <Chart
+            title="Bytes in"
+            times={series.times}
+            lines={[{ label: "rate", colour: "--line-3", values: line(series, "in_nbytes") }]}
+            format={byteRate}
+          />
+          <Chart
+            title="Files"
+            times={series.times}
+            lines={[{ label: "rate", colour: "--line-4", values: line(series, "files") }]}
+            format={hertz}
+          />
+        </section>
+        <section class="panel">
+          <h2>Limits</h2>
+          <Table
+            name="limits"
+            caption="Limits and how much of each is used"
+            columns={LIMITS}
+            rows={data.limits}
+            rowKey={(row) => row.name}
+            empty="None is told."
+          />
+          <p>
+            <a href="../metrics">Metrics for Prometheus</a> · <a href="../api/docs">API</a>
+          </p>
+        </section>
+      </div>
     </div>
   );
 }

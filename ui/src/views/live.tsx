@@ -379,7 +379,7 @@ function Footer(props: { of: SourceState; film: FilmState; stream: string }) {
     <p class="footer" data-testid="footer">
       age <b data-testid="age">{duration(old)}</b> · frame{" "}
       <b data-testid="frame">{film.frame ? whole(film.frame.id) : whole(of.last_id)}</b> ·{" "}
-      <b data-testid="rate">{hertz(of.rate)}</b> · shown {hertz(film.shownHz)} · <State of={of.state} />
+      <b data-testid="rate">{hertz(of.rate)}</b> · shown <span data-testid="shown">{hertz(film.shownHz)}</span> · <State of={of.state} />
     </p>
   );
 }

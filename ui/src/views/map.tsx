@@ -9,14 +9,15 @@ import { State } from "../parts/state";
 import { href, route, set } from "../route";
 
 /** Sources stand between those who write and read them: their boxes are smaller. */
-const WIDTHS: Record<MapNode["kind"], number> = { producer: 152, source: 112, group: 152 };
+const WIDTHS: Record<MapNode["kind"], number> = { producer: 140, source: 100, group: 140 };
 const BOX_HEIGHT = 54;
-const GAP = { x: 84, y: 40 };
+const GAP = { x: 76, y: 40 };
 const MARGIN = 12;
 const WIDEST = 10;
 /** A wide map is drawn smaller, as long as it can be read. */
 const SCALE_MIN = 0.72;
-const LETTER_PX = 7.2;
+const TITLE_PX = 7.2;
+const DETAIL_PX = 6.2;
 
 interface Drawn {
   node: MapNode;
@@ -79,7 +80,9 @@ export function MapView() {
           </defs>
           {graph.edges.map((edge) => {
             const [from, to] = [byId.get(edge.from), byId.get(edge.to)];
-            return from && to ? <Edge key={`${edge.from}>${edge.to}`} edge={edge} from={from} to={to} most={most} /> : null;
+            if (!from || !to) return null;
+            const fans = graph.edges.filter((one) => one.from === edge.from).length > 1;
+            return <Edge key={`${edge.from}>${edge.to}`} edge={edge} from={from} to={to} most={most} fans={fans} />;
           })}
           {drawn.map((one) => (
             <Node key={one.node.id} at={one} picked={one === picked} />
@@ -94,9 +97,9 @@ export function MapView() {
 
 function Node(props: { at: Drawn; picked: boolean }) {
   const { node, x, y, width } = props.at;
-  const letters = Math.floor((width - 20) / LETTER_PX);
-  const title = short(node.title ?? node.name, letters);
-  const detail = short(`${mark(node.state)} ${node.detail || node.state}`, letters + 2);
+  const letters = (px: number) => Math.floor((width - 18) / px);
+  const title = short(node.title ?? node.name, letters(TITLE_PX));
+  const detail = short(`${mark(node.state)} ${node.detail || node.state}`, letters(DETAIL_PX));
   const pick = () => set({ "node-id": props.picked ? "" : node.id });
   return (
     <g
@@ -134,25 +137,28 @@ function short(text: string, most: number): string {
   return text.length > most ? `${text.slice(0, most - 1)}…` : text;
 }
 
-function Edge(props: { edge: MapEdge; from: Drawn; to: Drawn; most: number }) {
+/** `fans`: others leave the same box, so that its text stands where it arrives. */
+function Edge(props: { edge: MapEdge; from: Drawn; to: Drawn; most: number; fans: boolean }) {
   const { edge, from, to } = props;
   const [x0, y0] = [from.x + from.width, from.y + BOX_HEIGHT / 2];
   const [x1, y1] = [to.x, to.y + BOX_HEIGHT / 2];
+  const [x, y] = props.fans ? [x1 - GAP.x / 2, y1] : [x0 + GAP.x / 2, y0];
   const bend = Math.max((x1 - x0) / 2, 30);
   const path = `M${x0} ${y0} C${x0 + bend} ${y0} ${x1 - bend} ${y1} ${x1} ${y1}`;
   const width = 1 + (WIDEST - 1) * Math.sqrt(edge.nbytesRate / props.most);
   const moving = edge.rate > 0;
-  const label = moving ? hertz(edge.rate) : edge.ageS === null ? "nothing yet" : `since ${duration(edge.ageS)}`;
-  const second = moving ? [byteRate(edge.nbytesRate), edge.delayMs === null ? "" : millis(edge.delayMs)] : [];
+  const quiet = edge.ageS === null ? ["nothing", "yet"] : ["since", duration(edge.ageS)];
+  const told = moving ? [hertz(edge.rate), byteRate(edge.nbytesRate), edge.delayMs === null ? "" : millis(edge.delayMs)] : quiet;
+  const [label = "", ...second] = told;
   return (
     <g class={`edge ${edge.state}${moving ? "" : " still"}`} data-from={from.node.name} data-to={to.node.name}>
-      <title>{`${from.node.name} to ${to.node.name}: ${label}`}</title>
+      <title>{`${from.node.name} to ${to.node.name}: ${told.join(" ")}`}</title>
       <path d={path} stroke-width={width} marker-end="url(#tip)" />
-      <text x={(x0 + x1) / 2} y={(y0 + y1) / 2 - 9}>
+      <text x={x} y={y - 9}>
         {label}
       </text>
       {second.filter(Boolean).map((text, line) => (
-        <text key={line} x={(x0 + x1) / 2} y={(y0 + y1) / 2 + 16 + 13 * line} class="detail">
+        <text key={line} x={x} y={y + 16 + 13 * line} class="detail">
           {text}
         </text>
       ))}

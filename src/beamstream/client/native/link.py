@@ -202,9 +202,12 @@ class Link:
                 with self.lock:
                     transport = self._transport
                     buffers = self.session.take(time.monotonic()) if transport else None
+                    more = self.session.more
                 if buffers is None or transport is None:
                     return
                 transport.send(buffers)
+                if not more:
+                    return
         except BaseException as error:
             # Half a frame may have gone, also when it was Ctrl-C that came between: nothing more
             # can follow it. The receiving thread notices, and connects again.

@@ -15,7 +15,7 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -56,6 +56,8 @@ from beamstream.wire.native.frames import (
 )
 
 Listener = Callable[[], None]
+PUTS_AT_ONCE: Final = 16
+"""Without bodies: more than there are mostly under way."""
 
 
 def nobody() -> None:
@@ -108,6 +110,8 @@ class Session:
         self._goodbye: Goodbye | None = None
         self._turn: deque[Outgoing] = deque()
         self.lending = Lending()
+        self.more = False
+        """What was taken last may not have been all that is due."""
         self.line: LifeLine | None = None
 
     # ------------------------------------------------------------------ connection
@@ -315,37 +319,42 @@ class Session:
         return min((at for at in times if at is not None), default=None)
 
     def take(self, now: float) -> list[Buffer] | None:
-        """The next thing to send, as buffers; None when there is nothing."""
+        """The next thing to send, as buffers; None when there is nothing.
+
+        There may be `more` then.
+        """
         if self.state is State.UP:
             for reader in self._readers.values():
                 at = reader.due_at()
                 if at is not None and at <= now:
                     self._control.extend(reader.tell(now, self.next_number))
             self._control.extend(self.asking.take(now))
-        body: Sequence[Buffer] = ()
-        put = self._next_put(now) if self.state is State.UP else None
-        if put is not None:
-            head, body = put
-            self._let_go(now, anyway=True)
-            said = [*map(frames.encode, self._control), head]
-        else:
-            if self.state is State.UP:
-                self._let_go(now, anyway=bool(self._control))
-            said = [*map(frames.encode, self._control)]
+        self.more = False
+        heads, body = self._next_puts(now) if self.state is State.UP else ([], ())
+        if self.state is State.UP:
+            self._let_go(now, anyway=bool(heads or self._control))
+        said = [*map(frames.encode, self._control), *heads]
         self._control.clear()
         return [b"".join(said), *body] if said else None
 
-    def _next_put(self, now: float) -> tuple[bytes, Sequence[Buffer]] | None:
-        """The head of the next put, and its body; writers take turns."""
+    def _next_puts(self, now: float) -> tuple[list[bytes], Sequence[Buffer]]:
+        """Heads of the next puts, of which the last may have a body; writers take turns."""
+        heads: list[bytes] = []
         for _ in range(len(self._turn)):
             writer = self._turn[0]
             self._turn.rotate(-1)
             while (run := writer.take(now)) is not None:
-                if self._unchanged(writer, run) and run.put is not None:
-                    if run.put.place is not None:
-                        return frames.encode(run.put), ()
-                    return frames.encode(run.put, run.nbytes), run.buffers
-        return None
+                if not self._unchanged(writer, run) or run.put is None:
+                    continue
+                if run.put.place is None:
+                    self.more = True
+                    heads.append(frames.encode(run.put, run.nbytes))
+                    return heads, run.buffers
+                heads.append(frames.encode(run.put))
+                if len(heads) >= PUTS_AT_ONCE:
+                    self.more = True
+                    return heads, ()
+        return heads, ()
 
     def _let_go(self, now: float, *, anyway: bool) -> None:
         """Tell the node of shared memory that nobody looks at any more, when it is time or
