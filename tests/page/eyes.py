@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
 
-from playwright.sync_api import ConsoleMessage, Locator, Page, Request
+from playwright.sync_api import ConsoleMessage, Locator, Page, Request, expect
 
 VIEWS: Final = ("live", "map", "groups", "browse", "replay", "health")
 WAIT_MS: Final = 20_000
+expect.set_options(timeout=WAIT_MS)
 _DRIVER: Final = "GL Driver Message"
 _NO_PICTURE: Final = re.compile(r"Failed to load resource.* (400|404|410) ")
 

@@ -109,8 +109,13 @@ def test_a_worker_from_the_command_line(
             assert "1 message offered again" in capsys.readouterr().out
             until(lambda: count(hub, "out") == 10)
 
-            assert main(["worker", "ls", "--json"]) == 0
-            [row] = json.loads(capsys.readouterr().out)
+            def listed() -> dict[str, Any]:
+                assert main(["worker", "ls", "--json"]) == 0
+                [row] = json.loads(capsys.readouterr().out)
+                return row
+
+            until(lambda: listed()["workers"] == 2)
+            row = listed()
             assert (row["step"], row["reads"], row["writes"]) == ("double", ["det"], "out")
             assert (row["workers"], row["dead"], row["parameters_version"]) == (2, 0, 2)
             assert main(["worker", "ls"]) == 0

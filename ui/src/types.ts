@@ -100,6 +100,7 @@ export interface StepState {
   writes: string;
   state: Health;
   version: number;
+  beamtime: string;
 }
 
 export interface LimitState {

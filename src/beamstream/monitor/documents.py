@@ -146,6 +146,7 @@ class StepState(Document, frozen=True, kw_only=True):
     writes: str
     state: Health
     version: int = 0
+    beamtime: str = ""
 
 
 class LimitState(Document, frozen=True, kw_only=True):

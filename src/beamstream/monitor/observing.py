@@ -393,7 +393,7 @@ def _best(states: Sequence[doc.Health]) -> doc.Health:
 
 
 def _step(step: Declared, edges: Sequence[doc.EdgeState]) -> doc.StepState:
-    mine = [edge for edge in edges if edge.group == step.step_id]
+    mine = [edge for edge in edges if (edge.beamtime, edge.group) == (step.beamtime, step.step_id)]
     running = sum(member.connected for edge in mine for member in edge.members)
     return doc.StepState(
         pipeline=step.pipeline,
@@ -403,6 +403,7 @@ def _step(step: Declared, edges: Sequence[doc.EdgeState]) -> doc.StepState:
         reads=step.reads,
         writes=step.writes,
         state=_best([edge.state for edge in mine]) if mine else "missing",
+        beamtime=step.beamtime,
     )
 
 
@@ -421,9 +422,8 @@ def sentence(groups: Sequence[doc.GroupState], stale_s: float) -> str:
     if keeping == len(watched):
         return "The group keeps up." if keeping == 1 else f"All {keeping} groups keep up."
     worst = max(watched, key=lambda group: (group.state == "stuck", group.lag_s))
-    return (
-        f"{keeping} of {len(watched)} groups keep up; {worst.group} is {worst.lag} messages behind."
-    )
+    messages = "1 message" if worst.lag == 1 else f"{worst.lag} messages"
+    return f"{keeping} of {len(watched)} groups keep up; {worst.group} is {messages} behind."
 
 
 def _producer_key(row: ProducerStat) -> tuple[str, ...]:

@@ -56,7 +56,9 @@ export function graphOf(data: Snapshot): MapGraph {
     });
     for (const producer of collapsed(source.producers)) {
       // A worker that writes is drawn as the group as which it reads.
-      const step = data.steps.find((one) => stepId(one) === producer.step && one.writes === source.source);
+      const step = data.steps.find(
+        (one) => one.beamtime === source.beamtime && stepId(one) === producer.step && one.writes === source.source,
+      );
       const reader = data.edges.some(
         (edge) => edge.beamtime === source.beamtime && edge.group === producer.step,
       );
@@ -85,7 +87,7 @@ export function graphOf(data: Snapshot): MapGraph {
   for (const edge of data.edges) if (!OURS.has(edge.source)) addReader(edge, add, join);
   for (const step of data.steps) {
     const name = stepId(step);
-    const beamtime = data.sources[0]?.beamtime ?? "";
+    const { beamtime } = step;
     const to = id("group", beamtime, name);
     nodes.set(to, {
       id: to,
