@@ -287,6 +287,7 @@ def frame_step(frame: Any, *, n: int = 1) -> Any:
         ({"reads": "a", "window": 2, "batch": 2}, "window"),
         ({"reads": "a", "window": 2, "many": True}, "window"),
         ({"reads": "a", "key": "x", "sticky": 3}, "keyed or sticky"),
+        ({"reads": ["a", "b"], "sticky": 3}, "joins sources"),
         ({"reads": "a", "lease": 0}, "negative"),
         ({"reads": "a", "header": ["m"]}, "'m'"),
         ({"reads": "a", "writes": 'quo"te'}, "quotes"),

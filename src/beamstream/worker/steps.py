@@ -240,6 +240,8 @@ class Step:
             raise BadStep(f"step {name!r} has a window", hint="without batch, many, key and sticky")
         if self.key and self.sticky:
             raise BadStep(f"step {name!r} is keyed or sticky, not both")
+        if len(self.reads) > 1 and (self.key or self.sticky):
+            raise BadStep(f"step {name!r} joins sources", hint="without key and sticky")
         if self.sticky < 0 or self.lease <= 0 or self.min_parts < 0 or self.wait < 0:
             raise BadStep(f"step {name!r} has a negative number")
         if self.lists and self.generates:
