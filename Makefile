@@ -15,7 +15,7 @@ demo:
 	@tools/setup run beamstream demo $(ARGS)
 
 test: check
-	@tools/setup test pytest -n 2 --dist loadgroup -m "not long" $(ARGS)
+	@tools/setup test pytest -n 2 --dist loadfile -m "not long" $(ARGS)
 
 test-long: check
 	@tools/setup test pytest $(ARGS)

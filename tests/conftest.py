@@ -13,18 +13,8 @@ settings.register_profile("beamstream", deadline=None)
 settings.load_profile("beamstream")
 
 HERE = Path(__file__).parent
-TOGETHER = ("official", "compat_modules", "compat")
-"""Folders whose tests share what the first of them begins: one process runs all of them."""
-
 FIRST = ("faults", "official", "compat_modules", "docs", "replay", "page", "store")
 """What takes longest begins first, so that no process is left with it alone."""
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """With several processes, the tests of a file stay together and in order."""
-    folder = _folder(item)
-    group = folder if folder in TOGETHER else str(item.path)
-    item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -322,7 +322,7 @@ def test_keys_change_what_the_screen_shows(terminal: Terminal) -> None:
     terminal.until("eiger/scan1")
     assert "\x1b[?1049h" in terminal.text
     terminal.press("g")
-    terminal.until("UNACKED")
+    terminal.until("BEHIND")
     terminal.press("p")
     terminal.until("no steps")
     terminal.press("s/slits\r")

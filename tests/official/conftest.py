@@ -17,30 +17,22 @@ from beamstream.testing.node import NodeProcess
 from official.clients import Lab
 from official.implementations import IMPLEMENTATIONS, Clients
 
-RAN = pytest.StashKey[set[tuple[str, str]]]()
-"""(implementation, subject) of the tests that passed."""
 NUMBERS = itertools.count()
-LAST = "test_every_subject_ran"
+COLLECTED = pytest.StashKey[set[tuple[str, str]]]()
+"""(implementation, subject) of all tests that there are, whichever process runs them."""
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
-    ours = [item for item in items if here in item.path.parents]
-    for item in ours:
+    found = config.stash.setdefault(COLLECTED, set())
+    for item in items:
+        if here not in item.path.parents:
+            continue
         # Half of the clients' calls warn that they are old; they are what has to work.
         item.add_marker(pytest.mark.filterwarnings("ignore::DeprecationWarning"))
-    items.sort(key=lambda item: item in ours and item.name.startswith(LAST))
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    result = yield
-    if Path(__file__).parent in item.path.parents:
-        with_which = item.callspec.params["implementation"]
-        subjects = [subject for mark in item.iter_markers("official") for subject in mark.args]
-        item.config.stash.setdefault(RAN, set()).update((with_which, s) for s in subjects)
-    return result
+        assert isinstance(item, pytest.Function)
+        which = item.callspec.params["implementation"]
+        found |= {(which, name) for mark in item.iter_markers("official") for name in mark.args}
 
 
 @pytest.fixture(params=IMPLEMENTATIONS)
@@ -54,9 +46,8 @@ def clients(implementation: str) -> Clients:
 
 
 @pytest.fixture
-def subjects_ran(request: pytest.FixtureRequest, implementation: str) -> set[str]:
-    ran = request.config.stash.setdefault(RAN, set())
-    return {subject for with_which, subject in ran if with_which == implementation}
+def subjects_collected(request: pytest.FixtureRequest, implementation: str) -> set[str]:
+    return {name for which, name in request.config.stash[COLLECTED] if which == implementation}
 
 
 @pytest.fixture(scope="session")

@@ -65,7 +65,7 @@ def source_file(step: Step) -> Path | None:
     """The file that holds the code of a step; None when it was typed in."""
     try:
         found = inspect.getsourcefile(step.target)
-    except TypeError:
+    except (TypeError, OSError):
         return None
     if not found or not Path(found).is_file():
         return None

@@ -80,7 +80,11 @@ def pack_all(
 def _alike(values: Sequence[Any] | np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
     """Small arrays of one dtype and shape, copied into one; None: they are something else."""
     first = values[0]
-    if type(first) is not np.ndarray or first.dtype.kind not in _NUMBERS:
+    if (
+        type(first) is not np.ndarray
+        or first.dtype.kind not in _NUMBERS
+        or not first.dtype.isnative
+    ):
         return None
     dtype, shape = first.dtype, first.shape
     if not 0 < first.nbytes < SMALL_NBYTES or not all(
