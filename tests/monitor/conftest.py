@@ -10,7 +10,9 @@ import pytest
 import beamstream as bs
 from beamstream.monitor.jobs import Job
 from beamstream.testing.node import NodeProcess
-from monitor.running import MonitorProcess, admin_token
+from monitor.running import MonitorProcess, admin_token, until
+
+REPORT = "/api/v1/report?seconds=60"
 
 
 @pytest.fixture(scope="package")
@@ -34,6 +36,8 @@ def monitor(
         data=str(folder / "history"),
     )  # fmt: skip
     with MonitorProcess(job) as made:
+        # It answers before it has reached its node.
+        until(lambda: made.ask("GET", REPORT).status, lambda status: status == 200)
         yield made
 
 
